@@ -1,0 +1,19 @@
+"""The errors a person may cause and mend; whoever talks to that person shows the message and nothing else.
+
+PersonabotError
+├── CheckpointError      a checkpoint folder is missing something or damaged
+├── LayoutError          a layout is unknown, or does not fit its tokenizer
+└── (each room adds its own below this root)
+"""
+
+
+class PersonabotError(Exception):
+    """Says what is wrong, where, and what to do about it."""
+
+
+class CheckpointError(PersonabotError):
+    """A checkpoint folder is missing something or damaged."""
+
+
+class LayoutError(PersonabotError):
+    """A layout is unknown, or does not fit its tokenizer."""
