@@ -3,6 +3,7 @@
 PersonabotError
 ├── CheckpointError      a checkpoint folder is missing something or damaged
 ├── LayoutError          a layout is unknown, or does not fit its tokenizer
+├── SettingsError        a setting is unknown, or its value is not allowed
 └── (each room adds its own below this root)
 """
 
@@ -17,3 +18,7 @@ class CheckpointError(PersonabotError):
 
 class LayoutError(PersonabotError):
     """A layout is unknown, or does not fit its tokenizer."""
+
+
+class SettingsError(PersonabotError):
+    """A setting is unknown, or its value is not allowed."""

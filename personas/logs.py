@@ -1,0 +1,87 @@
+"""One way of logging for every process: structlog in front, standard logging (libraries included) behind.
+
+No message text and no secrets go into a log line; whoever logs says who, what, where and how long.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from typing import TextIO
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from personas.settings import Settings
+
+# A URL with credentials (redis://:password@host) and the token in a Bot API URL (/bot123:AA…/getMe).
+_SECRETS = (
+    (re.compile(r"//[^/@\s]*:[^/@\s]*@"), "//***@"),
+    (re.compile(r"/bot\d+:[\w-]+"), "/bot***"),
+)
+# These describe every request, with its URL, at INFO.
+_CHATTY = ("httpx", "httpcore", "urllib3", "filelock", "huggingface_hub", "telegram.ext.Updater")
+
+
+def configure_logging(settings: Settings, process: str = "", stream: TextIO | None = None) -> None:
+    """Send all logging of this process to `stream` (stderr by default), each line with the process's name."""
+    chain: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _with_process(process),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *chain,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )
+    out = stream or sys.stderr
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=chain,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                _without_secrets,
+                structlog.processors.JSONRenderer()
+                if settings.log_json
+                else structlog.dev.ConsoleRenderer(colors=out.isatty()),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level.upper())
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def redacted(text: str) -> str:
+    """Return `text` without credentials in URLs."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _with_process(process: str) -> Processor:
+    def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        if process:
+            event.setdefault("process", process)
+        return event
+
+    return add
+
+
+def _without_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {key: redacted(value) if isinstance(value, str) else value for key, value in event.items()}
