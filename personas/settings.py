@@ -135,6 +135,15 @@ def load_settings(**flags: Any) -> Settings:
     return settings
 
 
+def load_generation(**flags: Any) -> GenerationSettings:
+    """Check the sampling flags of one command; raises `SettingsError` naming every bad one."""
+    try:
+        return GenerationSettings(**flags)
+    except ValidationError as error:
+        entries = error.errors(include_input=False, include_url=False)
+        raise SettingsError("\n".join(_problem(dict(entry), flags) for entry in entries)) from None
+
+
 def config_file() -> Path:
     """Return the settings file of this process, which need not exist unless PERSONABOT_CONFIG names it."""
     return Path(os.environ.get("PERSONABOT_CONFIG") or CONFIG_FILE)

@@ -1,0 +1,277 @@
+"""The terminal chat: commands, turns and the loop between a person and whoever answers.
+
+Owns what the person sees and types. Must not know the model or the queue: a `Partner` answers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from personas.catalogue import Catalogue, UnknownPersona
+from personas.conversation import Role, Turn
+from personas.persona import GenerationSettings, Persona
+
+
+class Reply(Protocol):
+    """What a partner says, and how to hear the same again."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def model(self) -> str: ...
+
+
+class Partner(Protocol):
+    """Whoever answers: the model in this process, or the one behind the queue."""
+
+    @property
+    def persona(self) -> Persona: ...
+    @property
+    def settings(self) -> GenerationSettings: ...
+    def say(self, text: str) -> Reply: ...
+    def regenerate(self) -> Reply | None: ...
+    def reset(self) -> None: ...
+    def become(self, persona: Persona) -> None: ...
+    def tune(self, settings: GenerationSettings) -> None: ...
+
+
+class Screen(Protocol):
+    """Where the chat is read from and shown. `read` raises EOFError at the end of the input."""
+
+    def read(self) -> str: ...
+    def bot(self, name: str, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def waiting(self) -> AbstractContextManager[object]: ...
+
+
+class Record(Protocol):
+    """Where a chat is written down."""
+
+    def begin(self, persona: Persona) -> None: ...
+    def add(self, persona: Persona, prompt: str, reply: Reply) -> None: ...
+
+
+class NoRecord:
+    """Writes nothing down."""
+
+    def begin(self, persona: Persona) -> None:
+        """Do nothing."""
+
+    def add(self, persona: Persona, prompt: str, reply: Reply) -> None:
+        """Do nothing."""
+
+
+Speak = Callable[[Persona, Sequence[Turn], GenerationSettings], Reply]
+
+
+class LocalPartner:
+    """Keeps the conversation in memory and lets `speak` answer; seeds derive from `seed` and the reply's position."""
+
+    def __init__(
+        self, speak: Speak, persona: Persona, *, settings: GenerationSettings, seed: int | None = None
+    ) -> None:
+        self.persona = persona
+        self.settings = settings
+        self.turns: list[Turn] = []
+        self._speak = speak
+        self._seed = seed
+        self._num_replies = 0
+        self.reset()
+
+    def say(self, text: str) -> Reply:
+        """Answer one message; nothing is remembered of a message that could not be answered."""
+        self.turns.append(Turn(Role.USER, text))
+        try:
+            return self._answer()
+        except BaseException:
+            del self.turns[-1]
+            raise
+
+    def regenerate(self) -> Reply | None:
+        """Answer the last message again with another seed; None where there is nothing to answer."""
+        if len(self.turns) < 2 or self.turns[-1].role is not Role.BOT or self.turns[-2].role is not Role.USER:
+            return None
+        last = self.turns.pop()
+        try:
+            return self._answer()
+        except BaseException:
+            self.turns.append(last)
+            raise
+
+    def reset(self) -> None:
+        """Begin a new conversation, with the persona's greeting where it has one."""
+        greeting = self.persona.greeting
+        self.turns = [Turn(Role.BOT, greeting, name=self.persona.name)] if greeting else []
+
+    def become(self, persona: Persona) -> None:
+        """Let another persona take over, in a new conversation."""
+        self.persona = persona
+        self.reset()
+
+    def tune(self, settings: GenerationSettings) -> None:
+        """Sample with `settings` from now on."""
+        self.settings = settings
+
+    def _answer(self) -> Reply:
+        seed = secrets.randbits(32) if self._seed is None else derived_seed(self._seed, self._num_replies)
+        reply = self._speak(self.persona, tuple(self.turns), self.settings.model_copy(update={"seed": seed}))
+        self._num_replies += 1
+        self.turns.append(Turn(Role.BOT, reply.text, name=self.persona.name))
+        return reply
+
+
+def derived_seed(seed: int, position: int) -> int:
+    """Return the seed of the reply at `position`, unrelated to its neighbours' (32 bits)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{position}".encode()).digest()[:4], "big")
+
+
+@dataclass
+class Chat:
+    """One person at one screen."""
+
+    partner: Partner
+    screen: Screen
+    catalogue: Catalogue
+    record: Record = field(default_factory=NoRecord)
+    is_over: bool = field(default=False, init=False)
+    _last_prompt: str = field(default="", init=False)
+
+    def run(self) -> None:
+        """Greet, then read and answer until the person leaves or the input ends."""
+        self._greet()
+        while not self.is_over:
+            try:
+                text = self.screen.read().strip()
+            except EOFError:
+                return
+            if text.startswith("/"):
+                self._command(text)
+            elif text:
+                self._say(text)
+
+    def _greet(self) -> None:
+        persona = self.partner.persona
+        self.record.begin(persona)
+        if persona.greeting:
+            self.screen.bot(persona.name, persona.greeting)
+        else:
+            self.screen.note(f"You are talking to {persona.name}.")
+
+    def _say(self, text: str) -> None:
+        self._last_prompt = text
+        self._answer(lambda: self.partner.say(text))
+
+    def _answer(self, ask: Callable[[], Reply | None]) -> None:
+        try:
+            with self.screen.waiting():
+                reply = ask()
+        except KeyboardInterrupt:
+            self.screen.note("Stopped; the message was taken back.")
+            return
+        if reply is None:
+            self.screen.note("There is no reply to say differently yet.")
+            return
+        self.screen.bot(self.partner.persona.name, reply.text)
+        self.record.add(self.partner.persona, self._last_prompt, reply)
+
+    def _command(self, line: str) -> None:
+        name, _, argument = line[1:].partition(" ")
+        command = COMMANDS.get(name.casefold())
+        if command is None:
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"Did you mean /{close[0]}?" if close else "/help lists what there is."
+            self.screen.note(f"There is no command /{name}. {hint}")
+            return
+        command.run(self, argument.strip())
+
+    def show_help(self, _argument: str) -> None:
+        """List the commands."""
+        for name, command in COMMANDS.items():
+            if not command.is_alias:
+                usage = f"/{name} {command.usage}".strip()
+                self.screen.note(f"{usage:<28}{command.help}")
+
+    def change_persona(self, name: str) -> None:
+        """Show who speaks and who else there is, or let another take over."""
+        if not name:
+            persona = self.partner.persona
+            self.screen.note(f"{persona.name}: {' '.join(persona.facts)}")
+            self.screen.note(f"Others: {', '.join(n for n in self.catalogue.names() if n != persona.name)}")
+            return
+        try:
+            self.partner.become(self.catalogue.get(name))
+        except UnknownPersona as error:
+            self.screen.note(str(error))
+            return
+        self._greet()
+
+    def reset(self, _argument: str) -> None:
+        """Forget the conversation."""
+        self.partner.reset()
+        self.screen.note("Forgotten. A new conversation begins.")
+        self._greet()
+
+    def regenerate(self, _argument: str) -> None:
+        """Answer the last message again."""
+        self._answer(self.partner.regenerate)
+
+    def change_settings(self, argument: str) -> None:
+        """Show the sampling settings, or change one of them; `default` unsets it."""
+        if argument:
+            try:
+                self.partner.tune(changed_settings(self.partner.settings, argument))
+            except ValueError as error:
+                self.screen.note(str(error))
+                return
+        given = self.partner.settings.model_dump(exclude={"seed"}, exclude_none=True)
+        shown = ", ".join(f"{key} {value}" for key, value in given.items())
+        self.screen.note(f"Set here: {shown or 'nothing'}; the rest comes from the persona and the model.")
+
+    def quit(self, _argument: str) -> None:
+        """Leave."""
+        self.is_over = True
+
+
+def changed_settings(settings: GenerationSettings, argument: str) -> GenerationSettings:
+    """Return `settings` with the change that `argument` asks for, such as "temperature 0.7" or "top_k default"."""
+    words = argument.replace("=", " ").split()
+    names = [name for name in GenerationSettings.model_fields if name != "seed"]
+    name = words[0].replace("-", "_").casefold()
+    if len(words) != 2 or name not in names:
+        raise ValueError(f"Usage: /settings NAME VALUE, where NAME is one of {', '.join(names)}.")
+    value = None if words[1].casefold() == "default" else words[1]
+    try:
+        return GenerationSettings.model_validate({**settings.model_dump(), name: value})
+    except ValidationError as error:
+        raise ValueError(f"{name}: {error.errors()[0]['msg']}.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A word after a slash."""
+
+    run: Callable[[Chat, str], None]
+    help: str
+    usage: str = ""
+    is_alias: bool = False
+
+
+COMMANDS = {
+    "persona": Command(Chat.change_persona, "show who speaks, or let another persona take over", "[NAME]"),
+    "regenerate": Command(Chat.regenerate, "answer the last message again, differently"),
+    "reset": Command(Chat.reset, "forget this conversation and begin a new one"),
+    "settings": Command(Chat.change_settings, "show or change how replies are sampled", "[NAME VALUE]"),
+    "help": Command(Chat.show_help, "show this list"),
+    "quit": Command(Chat.quit, "leave (also Ctrl-D)"),
+    "exit": Command(Chat.quit, "leave", is_alias=True),
+}

@@ -1,0 +1,5 @@
+"""`python -m personabot`."""
+
+from personabot.cli import main
+
+main()

@@ -1,0 +1,118 @@
+"""`personabot chat`: one person and one model in one process.
+
+The model loads in the background, so that the person can type at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bots.screens import PlainScreen, RichScreen
+from bots.terminal import Chat, LocalPartner, NoRecord, Reply, Screen
+from personabot.transcript import Transcript, read_prompts
+from personas.catalogue import Catalogue, load_catalogue
+from personas.conversation import Turn
+from personas.persona import GenerationSettings, Persona
+from personas.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.respond import Responder
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """What the flags of `personabot chat` ask for beyond the settings."""
+
+    persona: str = ""
+    prompt_file: Path | None = None
+    output_file: Path | None = None
+    is_continued: bool = False
+    generation: GenerationSettings = GenerationSettings()
+
+
+def chat(settings: Settings, options: ChatOptions) -> None:
+    """Talk in the terminal, through a pipe, or from a file of prompts."""
+    prompts = read_prompts(options.prompt_file) if options.prompt_file else None
+    catalogue = load_catalogue(settings.personas_dir)
+    persona = catalogue.get(options.persona or settings.default_persona or catalogue.names()[0])
+    with contextlib.ExitStack() as stack:
+        record = stack.enter_context(Transcript(options.output_file)) if options.output_file else NoRecord()
+        model = stack.enter_context(BackgroundModel(settings, settings.model or persona.checkpoint or ""))
+        generation = options.generation
+        partner = LocalPartner(model.speak, persona, settings=generation, seed=generation.seed)
+        if prompts is None:
+            screen = screen_for(settings, catalogue, is_loaded=model.is_loaded)
+            Chat(partner, screen, catalogue, record).run()
+        else:
+            # With an output file the transcript goes there, and standard output stays free for the progress.
+            screen = PlainScreen()
+            answer_all(partner, prompts, screen, record, is_continued=options.is_continued)
+    if options.output_file:
+        PlainScreen(out=sys.stderr).note(f"written: {options.output_file}")
+
+
+def answer_all(
+    partner: LocalPartner,
+    prompts: Sequence[str],
+    screen: Screen,
+    record: Transcript | NoRecord,
+    *,
+    is_continued: bool,
+) -> None:
+    """Answer every prompt, each in a conversation of its own unless `is_continued`."""
+    for position, prompt in enumerate(prompts):
+        if position == 0 or not is_continued:
+            partner.reset()
+            record.begin(partner.persona)
+        reply = partner.say(prompt)
+        screen.bot("You", prompt)
+        screen.bot(partner.persona.name, reply.text)
+        record.add(partner.persona, prompt, reply)
+
+
+def screen_for(settings: Settings, catalogue: Catalogue, *, is_loaded: Callable[[], bool]) -> Screen:
+    """Return the screen that fits: coloured where a person sits at a terminal, plain otherwise."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return PlainScreen()
+    return RichScreen(
+        history_file=settings.data_dir / "terminal_history",
+        persona_names=catalogue.names(),
+        waiting_for=lambda: "thinking" if is_loaded() else "loading the model",
+    )
+
+
+class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
+    """A responder that is being loaded by a thread; `speak` waits for it."""
+
+    def __init__(self, settings: Settings, model: str) -> None:
+        self._settings = settings
+        self._model = model
+        self._loading: Future[Responder] = Future()
+        threading.Thread(target=self._load, name="model-loading", daemon=True).start()
+
+    def is_loaded(self) -> bool:
+        """Tell whether `speak` would answer without waiting for the model."""
+        return self._loading.done()
+
+    def speak(self, persona: Persona, turns: Sequence[Turn], settings: GenerationSettings) -> Reply:
+        """Answer as `persona`; raises what the loading raised."""
+        return self._loading.result().respond(persona, turns, settings)
+
+    def __exit__(self, *_: object) -> None:
+        if self._loading.done() and not self._loading.exception():
+            self._loading.result().stop()
+
+    def _load(self) -> None:
+        try:
+            from worker.respond import start_responder
+
+            self._loading.set_result(start_responder(self._settings, model=self._model))
+        except BaseException as error:
+            self._loading.set_exception(error)

@@ -1,0 +1,246 @@
+"""The command line: names, flags and how errors are shown. Every command imports its room only when it runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.main import get_command
+
+from personas.errors import PersonabotError, SettingsError
+
+app = typer.Typer(
+    name="personabot",
+    help="A self-hosted chatbot that speaks as a character, in the terminal, on Discord and on Telegram.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bot_app = typer.Typer(help="Run one adapter.", no_args_is_help=True)
+app.add_typer(bot_app, name="bot")
+
+# Arguments go on as they are to a command that is imported only when called, its own --help included.
+PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+# Which extra brings a module that a command may lack.
+EXTRAS = {
+    "torch": "worker",
+    "transformers": "worker",
+    "tokenizers": "worker",
+    "safetensors": "worker",
+    "jinja2": "worker",
+    "peft": "worker",
+    "gguf": "worker",
+    "numpy": "train",
+    "discord": "discord",
+    "telegram": "telegram",
+}
+
+ModelPath = Annotated[
+    str | None,
+    typer.Option("--model-path", help="Checkpoint folder, Hugging Face folder or hub id.", show_default=False),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", show_default=False)]
+
+
+def _dashed(option: str) -> str:
+    """Let people write --top_p, as transformers spells it, for --top-p."""
+    return option.replace("_", "-")
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    context: typer.Context,
+    data_dir: Annotated[Path | None, typer.Option(help="Where conversations and logs are kept.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file instead of ./personabot.toml.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    is_version_wanted: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
+    """A self-hosted chatbot that speaks as a character, in the terminal, on Discord and on Telegram."""
+    if is_version_wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"personabot {version('personabot')}")
+        raise typer.Exit
+    if config:
+        os.environ["PERSONABOT_CONFIG"] = str(config)
+    # Into the environment, so that the processes that `up` starts see the same.
+    if data_dir:
+        os.environ["PERSONABOT_DATA_DIR"] = str(data_dir.absolute())
+    if log_level:
+        os.environ["PERSONABOT_LOG_LEVEL"] = log_level
+
+
+@app.command()
+def up(model_path: ModelPath = None, device: Device = None, dtype: Dtype = None) -> None:
+    """Start everything on this machine: queue, worker, and an adapter for every token; without one, a chat here."""
+    from personabot.up import run_everything
+    from personas.settings import load_settings
+
+    run_everything(load_settings(model=model_path, device=device, dtype=dtype))
+
+
+@app.command(context_settings={"token_normalize_func": _dashed})
+def chat(
+    persona: Annotated[str | None, typer.Option(help="Who speaks; see `personabot personas list`.")] = None,
+    model_path: ModelPath = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Answer these prompts, one a line; - for stdin.")] = None,
+    is_continued: Annotated[bool, typer.Option("--continue", help="The prompts are one conversation.")] = False,
+    output_file: Annotated[Path | None, typer.Option(help="Write a transcript; JSON Lines if named .jsonl.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same replies.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Above 1 livelier, below 1 tamer.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this total share.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample from this many tokens; 0 for all.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repetition.")] = None,
+    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="Never repeat so many tokens in a row.")] = None,
+    do_sample: Annotated[
+        bool | None, typer.Option("--do-sample/--no-do-sample", help="Sample, or take the likeliest token.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="Prompt and reply together, in tokens.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="The longest reply, in tokens.")] = None,
+    min_new_tokens: Annotated[int | None, typer.Option(help="The shortest reply, in tokens.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Talk to a persona in the terminal, through a pipe, or from a file of prompts."""
+    sampling = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "do_sample": do_sample,
+        "max_length": max_length,
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "seed": seed,
+    }
+    if is_continued and prompt_file is None:
+        raise typer.BadParameter("--continue needs --prompt-file")
+    from personas.settings import load_generation, load_settings
+
+    settings, generation = load_settings(model=model_path, device=device, dtype=dtype), load_generation(**sampling)
+    from personabot.chat_cmd import ChatOptions
+    from personabot.chat_cmd import chat as run
+
+    run(settings, ChatOptions(persona or "", prompt_file, output_file, is_continued, generation))
+
+
+@bot_app.command("discord")
+def bot_discord() -> None:
+    """Speak on Discord; needs DISCORD_TOKEN."""
+    from personas.settings import load_settings
+
+    settings = load_settings()
+    if settings.discord_token is None:
+        raise SettingsError(
+            "DISCORD_TOKEN is not set. Create a bot at https://discord.com/developers and set its token."
+        )
+    importlib.import_module("bots.discord.app").run(settings)
+
+
+@bot_app.command("telegram")
+def bot_telegram() -> None:
+    """Speak on Telegram; needs TELEGRAM_TOKEN."""
+    from personas.settings import load_settings
+
+    settings = load_settings()
+    if settings.telegram_token is None:
+        raise SettingsError("TELEGRAM_TOKEN is not set. Create a bot with @BotFather and set its token.")
+    importlib.import_module("bots.telegram.app").run(settings)
+
+
+@app.command()
+def worker(
+    model_path: ModelPath = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_num_seqs: Annotated[int | None, typer.Option(help="How many replies are generated side by side.")] = None,
+) -> None:
+    """Run one worker: the process that owns the model and answers what is in the queue."""
+    from personas.settings import load_settings
+
+    settings = load_settings(model=model_path, device=device, dtype=dtype, max_num_seqs=max_num_seqs)
+    importlib.import_module("worker.process").run(settings)
+
+
+@app.command(context_settings=PASSED_ON)
+def train(context: typer.Context) -> None:
+    """Train or fine-tune a model on dialogue (see `personabot train --help`)."""
+    _pass_on(context, "trainer.cli", "train")
+
+
+@app.command(context_settings=PASSED_ON)
+def evaluate(context: typer.Context) -> None:
+    """Measure a checkpoint on held-out dialogue, or probe its personas (see `personabot evaluate --help`)."""
+    _pass_on(context, "trainer.cli", "evaluate")
+
+
+@app.command(context_settings=PASSED_ON)
+def personas(context: typer.Context) -> None:
+    """List, show and check personas (see `personabot personas --help`)."""
+    _pass_on(context, "personabot.personas_cli", "app")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is missing or misconfigured, and how to mend it; exit status 1 if anything is."""
+    from personabot.doctor import examine
+
+    raise typer.Exit(examine())
+
+
+def _pass_on(context: typer.Context, module: str, name: str) -> None:
+    """Run a Typer app, or a function as one command, with the arguments that are left."""
+    target = getattr(importlib.import_module(module), name)
+    if not isinstance(target, typer.Typer):
+        single = typer.Typer(pretty_exceptions_enable=False)
+        single.command(context_settings={"help_option_names": ["-h", "--help"]})(target)
+        target = single
+    get_command(target).main(args=list(context.args), prog_name=context.command_path)
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user's ends in one message, never in a traceback."""
+    try:
+        app(prog_name="personabot")
+    except PersonabotError as error:
+        _complain(str(error))
+        sys.exit(2 if isinstance(error, SettingsError) else 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            _crash(error)
+        _complain(f"This needs the package {package}. Install it: pip install 'personabot[{EXTRAS[package]}]'")
+        sys.exit(1)
+    except Exception as error:  # the one place where a command's unexpected errors end
+        _crash(error)
+
+
+def _complain(message: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(Text(message, style="red"))
+
+
+def _crash(error: Exception) -> None:
+    """Keep the traceback in a file, and say where."""
+    from platformdirs import user_data_path
+
+    folder = Path(os.environ.get("PERSONABOT_DATA_DIR") or user_data_path("personabot")) / "logs"
+    path = folder / f"crash-{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    trace = "".join(traceback.format_exception(error))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(trace, encoding="utf-8")
+        hint = f"The details are in {path}."
+    except OSError:
+        hint = f"The details could not be written to {path}:\n{trace}"
+    _complain(f"Something went wrong inside personabot: {type(error).__name__}: {error}. {hint}")
+    sys.exit(1)
