@@ -1,0 +1,56 @@
+"""Connections to Redis: the one place that knows URLs, timeouts and retries.
+
+`REDIS_URL` may be `redis://`, `rediss://` or `unix:///path`; Celery's own spelling `redis+socket://` is understood too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+import redis.asyncio
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+CONNECT_TIMEOUT_S = 2.0
+SOCKET_TIMEOUT_S = 5.0
+NUM_RETRIES = 2
+
+
+def client_url(url: str) -> str:
+    """Return `url` as redis-py spells it."""
+    return url.replace("redis+socket://", "unix://", 1)
+
+
+def broker_url(url: str) -> str:
+    """Return `url` as Celery spells it."""
+    return url.replace("unix://", "redis+socket://", 1)
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a thread-safe client whose every call ends within seconds, answered or not."""
+    return redis.Redis.from_url(
+        client_url(url),
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        health_check_interval=30,
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), NUM_RETRIES),
+        **_tcp_only(url),
+    )
+
+
+def connect_async(url: str) -> redis.asyncio.Redis:
+    """Return the same kind of client for an event loop."""
+    return redis.asyncio.Redis.from_url(
+        client_url(url),
+        decode_responses=True,
+        protocol=2,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        health_check_interval=30,
+        **_tcp_only(url),
+    )
+
+
+def _tcp_only(url: str) -> dict[str, Any]:
+    return {} if client_url(url).startswith("unix://") else {"socket_connect_timeout": CONNECT_TIMEOUT_S}

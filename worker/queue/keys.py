@@ -1,0 +1,73 @@
+"""The queue's keys in Redis, and what each holds. The conversation's own keys are in `personas.store`.
+
+mailbox:{conversation}      list: messages that wait, oldest first, each "resets json" (see `message`)
+pending:{conversation}      list: the messages being answered; their turns are in the history already
+claim:{conversation}        hash: fence, taken (0 or 1), worker, deaths, epoch; there while somebody holds it
+seen:{conversation}:{id}    string: the submission that brought platform message `id`; gone after a day
+claims                      sorted set: claimed conversations by the end of their lease
+queued                      sorted set: claimed conversations that no worker has taken yet, by fence
+workers                     sorted set: living workers by the end of their lease
+fences                      counter: fencing numbers, never reused
+dead                        list: messages that killed their worker twice
+outbox:{platform}           stream: replies waiting to be delivered
+parts:{platform}            hash: how many parts of an entry were delivered already
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from personas.conversation import Conversation
+from personas.store import history_key, state_key
+
+CLAIMS: Final = "claims"
+QUEUED: Final = "queued"
+WORKERS: Final = "workers"
+FENCES: Final = "fences"
+DEAD: Final = "dead"
+
+
+def mailbox_key(conversation: Conversation | str) -> str:
+    """Return the key of the waiting messages."""
+    return f"mailbox:{conversation}"
+
+
+def pending_key(conversation: Conversation | str) -> str:
+    """Return the key of the messages being answered."""
+    return f"pending:{conversation}"
+
+
+def claim_key(conversation: Conversation | str) -> str:
+    """Return the key of the claim."""
+    return f"claim:{conversation}"
+
+
+def seen_key(conversation: Conversation | str, message_id: str) -> str:
+    """Return the key that remembers a platform message for a day."""
+    return f"seen:{conversation}:{message_id}"
+
+
+def outbox_key(platform: str) -> str:
+    """Return the key of the platform's outbox."""
+    return f"outbox:{platform}"
+
+
+def parts_key(platform: str) -> str:
+    """Return the key of the delivered parts."""
+    return f"parts:{platform}"
+
+
+def script_keys(conversation: Conversation) -> list[str]:
+    """Return the keys of a conversation in the order the Lua scripts name them."""
+    return [
+        mailbox_key(conversation),
+        pending_key(conversation),
+        claim_key(conversation),
+        history_key(conversation),
+        state_key(conversation),
+        outbox_key(conversation.platform),
+        CLAIMS,
+        QUEUED,
+        FENCES,
+        DEAD,
+    ]
