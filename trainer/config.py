@@ -1,0 +1,99 @@
+"""What a training run is told: one model, read from a TOML file and flags. Unknown keys are errors."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from personas.errors import PersonabotError
+from personas.persona import GenerationSettings
+
+
+class ConfigError(PersonabotError):
+    """A training configuration has unknown or impossible values; lists all of them."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """One data file and how it is used; `share` is its part of the dialogues drawn."""
+
+    path: Path
+    format: str | None = None
+    share: float = Field(1.0, gt=0)
+    licence: str = ""
+    both_sides: bool = Field(True, description="also train the first speaker's side, where the data has its persona")
+    spaced: float = Field(0.0, ge=0, le=1, description="share written with spaces around punctuation, as ConvAI2's files are")
+    named: float = Field(0.0, ge=0, le=1, description="share that is given a name where the data has none")
+    questions: float = Field(0.0, ge=0, le=1, description="share with inserted questions about the persona")
+    drop_facts: float = Field(0.0, ge=0, le=1, description="greatest share of facts left out at random")
+
+
+class ScratchModel(_Strict):
+    """The shape of a GPT-2 trained from scratch."""
+
+    num_layers: int = Field(6, ge=1)
+    hidden_size: int = Field(384, ge=8)
+    num_heads: int = Field(6, ge=1)
+    vocabulary: int = Field(8192, ge=300, description="size of the byte-level BPE trained on the data")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Lora(_Strict):
+    """Low-rank adaptation of every linear layer (Hu et al. 2021), through peft."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainConfig(_Strict):
+    """Everything that determines a run. `base` absent means from scratch."""
+
+    name: str = "model"
+    base: str | None = None
+    layout: Literal["persona", "chat"] = "persona"
+    max_tokens: Annotated[int, Field(ge=32, description="window: the longest sequence, in tokens")] = 512
+    lora: Lora | None = None
+    scratch: ScratchModel = ScratchModel()
+    data: tuple[Source, ...] = Field(min_length=1)
+    valid: tuple[Source, ...] = ()
+    loss_on: Literal["bot", "both"] = Field("bot", description="whose turns are targets")
+    train_tokens: int = Field(1_000_000, ge=1, description="length of the run, in processed tokens")
+    batch_tokens: int = Field(4096, ge=64, description="processed tokens of an optimizer step")
+    micro_tokens: int = Field(4096, ge=64, description="padded tokens of one forward pass")
+    learning_rate: float = Field(1e-3, gt=0)
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the run in which the rate rises")
+    decay: float = Field(0.4, ge=0, le=1, description="share of the run, at its end, in which it falls linearly to zero")
+    weight_decay: float = Field(0.01, ge=0)
+    max_norm: float = Field(1.0, gt=0)
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    device: str = "auto"
+    seed: int = 1
+    save_minutes: float = Field(5.0, gt=0)
+    valid_minutes: float = Field(20.0, gt=0, description="time between looks at the validation data")
+    valid_dialogues: int = Field(50, ge=1)
+    generation: GenerationSettings = GenerationSettings()
+
+
+def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
+    """Read `path` (TOML), lay `overrides` on top, check everything; raise `ConfigError` with all problems."""
+    data: dict[str, Any] = {}
+    if path is not None:
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return TrainConfig.model_validate({**data, **overrides})
+    except ValidationError as error:
+        where = str(path) if path else "flags"
+        lines = [f"{where}: {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from error

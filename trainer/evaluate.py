@@ -1,0 +1,117 @@
+"""How well a model predicts held-out dialogue: perplexities and bits per byte, from sums, divided once.
+
+Owns the counting rules. Knows a model only as two functions: rows → hidden states, and the output embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from personas.conversation import Role
+from personas.layout import Example, Layout, Part, merged
+from trainer.data import Batch, bucketed
+from trainer.formats import Dialogue
+
+Hidden = Callable[[Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class Score:
+    """Sums over the bot's turns. NLL in nats; words are what white space parts; the stop token counts as a token only."""
+
+    nll_text: float = 0.0
+    nll_stop: float = 0.0
+    num_tokens: int = 0
+    num_stops: int = 0
+    num_words: int = 0
+    num_bytes: int = 0
+    num_dialogues: int = 0
+    num_turns_left_out: int = field(default=0)
+
+    def metrics(self) -> dict[str, float | int]:
+        """Return the figures by their fixed names; `ppl_token` includes the stop token, the others leave it out."""
+        return {
+            "ppl_token": _exp((self.nll_text + self.nll_stop) / max(self.num_tokens, 1)),
+            "ppl_word": _exp(self.nll_text / max(self.num_words, 1)),
+            "bpb": self.nll_text / math.log(2) / max(self.num_bytes, 1),
+            "num_tokens": self.num_tokens,
+            "num_words": self.num_words,
+            "num_bytes": self.num_bytes,
+            "num_turns": self.num_stops,
+            "num_dialogues": self.num_dialogues,
+            "num_turns_left_out": self.num_turns_left_out,
+        }
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
+
+
+def score_dialogues(
+    dialogues: Iterable[Dialogue],
+    layout: Layout,
+    hidden: Hidden,
+    head: Tensor,
+    *,
+    max_tokens: int,
+    micro_tokens: int = 8192,
+    device: str | torch.device = "cpu",
+    progress: Callable[[int], None] = lambda _: None,
+) -> Score:
+    """Score every bot turn once, each with the persona and the turns before it that fit `max_tokens`."""
+    score = Score()
+    examples: list[Example] = []
+    for dialogue in dialogues:
+        examples += _examples(dialogue, layout, max_tokens, score)
+        if len(examples) >= 256:
+            _add(score, bucketed(examples, micro_tokens), hidden, head, device)
+            progress(score.num_dialogues)
+            examples = []
+    _add(score, bucketed(examples, micro_tokens), hidden, head, device)
+    progress(score.num_dialogues)
+    return score
+
+
+def _examples(dialogue: Dialogue, layout: Layout, max_tokens: int, score: Score) -> list[Example]:
+    examples = layout.examples_of(dialogue.facts, dialogue.turns, max_tokens=max_tokens)
+    texts = [text for role, text in merged(dialogue.turns) if role is Role.BOT]
+    num_scored = sum(part is Part.STOP for example in examples for part in example.parts)
+    if num_scored != len(texts):  # a turn longer than the window; `examples_of` leaves it out
+        room = max_tokens - len(layout.prefix(dialogue.facts))
+        score.num_turns_left_out += len(texts) - num_scored
+        texts = [text for text in texts if len(layout.block(Role.BOT, text).ids) <= room]
+    score.num_words += sum(len(text.split()) for text in texts)
+    score.num_bytes += sum(len(text.encode()) for text in texts)
+    score.num_dialogues += 1
+    return examples
+
+
+@torch.inference_mode()
+def _add(score: Score, batches: Sequence[Batch], hidden: Hidden, head: Tensor, device: str | torch.device) -> None:
+    for batch in batches:
+        ids, parts = padded(batch, device)
+        rows, columns = (parts[:, 1:] != Part.CONTEXT).nonzero(as_tuple=True)
+        states = hidden(ids)[rows, columns]
+        kinds, targets = parts[rows, columns + 1], ids[rows, columns + 1]
+        for start in range(0, len(states), 512):
+            piece = slice(start, start + 512)
+            logits = (states[piece] @ head.to(states.dtype).T).float()
+            nll = torch.nn.functional.cross_entropy(logits, targets[piece], reduction="none").double()
+            is_stop = kinds[piece] == Part.STOP
+            score.nll_stop += float(nll[is_stop].sum())
+            score.nll_text += float(nll[~is_stop].sum())
+        score.num_tokens += len(targets)
+        score.num_stops += int((kinds == Part.STOP).sum())
+
+
+def padded(batch: Batch, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
+    """Return ids and parts (B, T) on `device`, right-padded; causal attention keeps the padding harmless."""
+    length = max(map(len, batch.ids))
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in batch.ids])
+    parts = torch.tensor([[int(p) for p in row] + [0] * (length - len(row)) for row in batch.parts])
+    return ids.to(device), parts.to(device)

@@ -1,0 +1,188 @@
+"""The model a run trains: from scratch, a base in full, or a base with a LoRA adapter; and its weights on disk.
+
+Owns building, the training forward pass and saving. Knows nothing of data or schedules.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from personas.checkpoint import Description, write_description
+from personas.layout import PERSONA_TOKENS, Layout
+from personas.persona import GenerationSettings
+from trainer.config import Lora, ScratchModel
+from worker.bases import HUB_IDS, base_folder
+
+# Every linear layer of the Llama and GPT-2 families; peft takes those that exist.
+LINEAR_NAMES = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    *("c_attn", "c_proj", "c_fc"),
+)
+ATTENTION = "personabot_training"
+
+
+def matmul_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Causal attention as two batched matmuls, for right-padded rows. query (B, H, T, D), key and value (B, K, T, D).
+
+    On CPU in bf16 it takes a quarter of the time of torch's flash kernel at these lengths (docs/log.md).
+    """
+    batch, num_heads, length, width = query.shape
+    num_kv = key.shape[1]
+    group = num_heads // num_kv
+    scaling = options.get("scaling") or width**-0.5
+    rows = (query * scaling).reshape(batch * num_kv, group * length, width)
+    scores = torch.bmm(rows, key.reshape(-1, length, width).transpose(1, 2)).view(-1, group, length, length)
+    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).softmax(-1, dtype=query.dtype)
+    dropout = options.get("dropout", 0.0)
+    if dropout:
+        weights = nn.functional.dropout(weights, dropout, training=module.training)
+    mixed = torch.bmm(weights.view(-1, group * length, length), value.reshape(-1, length, width))
+    return mixed.view(batch, num_heads, length, width).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, matmul_attention)
+
+
+def resolve_base(base: str) -> str:
+    """Turn a base's name, folder or hub id into what `from_pretrained` takes."""
+    return str(base_folder(base)) if base in HUB_IDS else base
+
+
+class TrainingModel:
+    """A causal LM whose trunk and head are called apart, so that only labelled positions meet the vocabulary."""
+
+    def __init__(self, model: PreTrainedModel, *, description: Description, adapter: Any = None) -> None:
+        self.model = model
+        self.adapter = adapter
+        self.description = description
+        if next(model.parameters()).device.type == "cpu":
+            model.set_attn_implementation(ATTENTION)
+
+    @classmethod
+    def from_scratch(cls, shape: ScratchModel, layout: Layout, generation: GenerationSettings) -> TrainingModel:
+        """Build a GPT-2 of the given shape; the vocabulary is padded to a multiple of 64 for the matmuls."""
+        size = -(-layout.vocabulary_size // 64) * 64
+        config = GPT2Config(
+            vocab_size=size,
+            n_positions=layout.max_tokens,
+            n_embd=shape.hidden_size,
+            n_layer=shape.num_layers,
+            n_head=shape.num_heads,
+            bos_token_id=None,
+            eos_token_id=min(layout.stop_ids),
+            pad_token_id=layout.pad_id,
+            resid_pdrop=shape.dropout,
+            embd_pdrop=shape.dropout,
+            attn_pdrop=shape.dropout,
+        )
+        return cls(GPT2LMHeadModel(config), description=Description(kind="full", generation=generation))
+
+    @classmethod
+    def from_base(
+        cls, base: str, *, lora: Lora | None, layout: Layout, generation: GenerationSettings
+    ) -> TrainingModel:
+        """Load `base`; with `lora`, freeze it (bf16) and add the adapter (fp32), else all of it trains."""
+        dtype = torch.bfloat16 if lora else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(resolve_base(base), dtype=dtype)
+        if layout.vocabulary_size > model.config.vocab_size:
+            model.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
+        if lora is None:
+            return cls(model, description=Description(kind="full", generation=generation))
+        adapter = _with_adapter(model, lora)
+        return cls(model, description=Description(kind="adapter", base=base, generation=generation), adapter=adapter)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that train."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def hidden(self, ids: Tensor, *, dtype: torch.dtype) -> Tensor:
+        """Run the trunk over right-padded rows: (B, T) → (B, T, H)."""
+        with torch.autocast(ids.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            states: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return states.to(dtype)
+
+    @property
+    def head(self) -> Tensor:
+        """The output embedding (V, H)."""
+        weight: Tensor = self.model.get_output_embeddings().weight
+        return weight
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """The trained parameters by name."""
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trainable_state` returned."""
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in state.items():
+                own[name].copy_(value)
+
+    def save(self, folder: Path, layout: Layout) -> None:
+        """Write weights, configuration, layout and description; fp16, which these weights lose nothing by."""
+        layout.write(folder)
+        if self.adapter is not None:
+            self._save_adapter(folder)
+        else:
+            tensors = {n: p.detach().to(torch.float16).contiguous() for n, p in self.model.named_parameters()}
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            config = self.model.config.to_dict()
+            config["dtype"] = "float16"
+            (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+        write_description(folder, self.description)
+
+    def _save_adapter(self, folder: Path) -> None:
+        from peft import get_peft_model_state_dict
+
+        state = get_peft_model_state_dict(self.adapter)
+        save_file({n: p.to(torch.float16).contiguous() for n, p in state.items()}, folder / "adapter_model.safetensors")
+        config = self.adapter.peft_config["default"].to_dict()
+        config["target_modules"] = sorted(config["target_modules"])
+        config["base_model_name_or_path"] = self.description.base
+        config["inference_mode"] = True
+        text = json.dumps({k: v for k, v in config.items() if v is not None}, indent=2, sort_keys=True, default=str)
+        (folder / "adapter_config.json").write_text(text + "\n")
+
+
+def _with_adapter(model: PreTrainedModel, lora: Lora) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=[name for name in LINEAR_NAMES if name in names],
+        task_type="CAUSAL_LM",
+    )
+    adapter = get_peft_model(model, config)
+    for module in adapter.modules():
+        # Autocast does the casting; peft's own would send every activation through fp32.
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+    for parameter in adapter.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return adapter
+
+
+
+def base_tokenizer(base: str) -> str:
+    """Return the `tokenizer.json` of a base with the persona layout's tokens added where they are missing."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_base(base)).backend_tokenizer
+    tokenizer.add_special_tokens([token for token in PERSONA_TOKENS if tokenizer.token_to_id(token) is None])
+    text: str = tokenizer.to_str()
+    return text
