@@ -1,0 +1,51 @@
+"""Work in order within a conversation, side by side across conversations.
+
+Owns the tasks it starts; knows nothing of what they do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Lanes:
+    """One lane for every key; a lane exists only while something runs in it."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, asyncio.Task[object]] = {}
+        self._all: set[asyncio.Task[object]] = set()
+
+    def run(self, key: str, job: Callable[[], Awaitable[T]]) -> asyncio.Task[T]:
+        """Start `job` as soon as everything before it in the lane of `key` has ended, well or badly."""
+        before = self._last.get(key)
+        task = asyncio.get_running_loop().create_task(self._after(before, job))
+        self._last[key] = task  # type: ignore[assignment]  # Task is invariant; the result is not read here
+        self._all.add(task)  # type: ignore[arg-type]
+        task.add_done_callback(lambda done: self._forget(key, done))
+        return task
+
+    async def close(self) -> None:
+        """Cancel what has not ended and wait for it."""
+        tasks = list(self._all)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def __len__(self) -> int:
+        """Return how many jobs run or wait."""
+        return len(self._all)
+
+    @staticmethod
+    async def _after(before: asyncio.Task[object] | None, job: Callable[[], Awaitable[T]]) -> T:
+        if before is not None:
+            await asyncio.wait({before})
+        return await job()
+
+    def _forget(self, key: str, task: asyncio.Task[T]) -> None:
+        self._all.discard(task)  # type: ignore[arg-type]
+        if self._last.get(key) is task:
+            del self._last[key]
