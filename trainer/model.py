@@ -6,6 +6,7 @@ Owns building, the training forward pass and saving. Knows nothing of data or sc
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ ALL_ATTENTION_FUNCTIONS.register(ATTENTION, matmul_attention)
 def resolve_base(base: str) -> str:
     """Turn a base's name, folder or hub id into what `from_pretrained` takes."""
     return str(base_folder(base)) if base in HUB_IDS else base
+
+
+def hidden_states(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+    """Return the trunk of a loaded model as a function for scoring: right-padded ids (B, T) → states (B, T, H)."""
+    if model.device.type == "cpu":
+        model.set_attn_implementation(ATTENTION)
+
+    def run(ids: Tensor) -> Tensor:
+        states: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return states
+
+    return run
 
 
 class TrainingModel:

@@ -20,6 +20,7 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from personas.layout import ChatLayout, Layout, Part, PersonaLayout
+from trainer.card import record
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Batch, Corpus, Stream
 from trainer.evaluate import padded, score_dialogues
@@ -251,6 +252,14 @@ class Run:
         scratch.mkdir()
         self.model.save(scratch, self.layout)
         shutil.copy(self.folder / "train.toml", scratch / "train.toml")
+        figures = {
+            "steps": self.place.step,
+            "tokens": self.place.num_tokens,
+            "labels": self.place.num_labels,
+            "seconds": round(self.place.seconds),
+            "environment": json.loads((self.folder / "env.json").read_text(encoding="utf-8")),
+        }
+        record(scratch, "training", figures)
         shutil.rmtree(final, ignore_errors=True)
         scratch.rename(final)
         log.info("checkpoint written", folder=str(final), step=self.place.step)
