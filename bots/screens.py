@@ -15,6 +15,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory
+from prompt_toolkit.patch_stdout import patch_stdout
 from rich.console import Console
 from rich.text import Text
 
@@ -80,7 +81,8 @@ class RichScreen:
         """Return what the person typed; Ctrl-C drops the line, and leaves when the line is empty."""
         while True:
             try:
-                return self._session.prompt(HTML("<b><ansicyan>you</ansicyan></b>: "))
+                with patch_stdout(raw=True):  # what other threads print meanwhile goes above the prompt
+                    return self._session.prompt(HTML("<b><ansicyan>you</ansicyan></b>: "))
             except KeyboardInterrupt:
                 if not self._session.default_buffer.text:
                     raise EOFError from None

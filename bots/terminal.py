@@ -38,6 +38,8 @@ class Partner(Protocol):
     def persona(self) -> Persona: ...
     @property
     def settings(self) -> GenerationSettings: ...
+    @property
+    def num_turns(self) -> int: ...
     def say(self, text: str) -> Reply: ...
     def regenerate(self) -> Reply | None: ...
     def reset(self) -> None: ...
@@ -87,6 +89,11 @@ class LocalPartner:
         self._seed = seed
         self._num_replies = 0
         self.reset()
+
+    @property
+    def num_turns(self) -> int:
+        """How many messages were answered in this conversation."""
+        return sum(turn.role is Role.USER for turn in self.turns)
 
     def say(self, text: str) -> Reply:
         """Answer one message; nothing is remembered of a message that could not be answered."""
@@ -162,6 +169,9 @@ class Chat:
     def _greet(self) -> None:
         persona = self.partner.persona
         self.record.begin(persona)
+        if self.partner.num_turns:
+            self.screen.note(f"{persona.name} remembers your conversation; /reset begins a new one.")
+            return
         if persona.greeting:
             self.screen.bot(persona.name, persona.greeting)
         else:
@@ -176,7 +186,7 @@ class Chat:
             with self.screen.waiting():
                 reply = ask()
         except KeyboardInterrupt:
-            self.screen.note("Stopped; the message was taken back.")
+            self.screen.note("Stopped waiting for the reply.")
             return
         if reply is None:
             self.screen.note("There is no reply to say differently yet.")

@@ -214,7 +214,7 @@ def main() -> None:
         app(prog_name="personabot")
     except PersonabotError as error:
         _complain(str(error))
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        sys.exit(error.exit_status)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:

@@ -1,0 +1,161 @@
+"""The terminal's adapter: a `Partner` that answers through the queue, as Discord and Telegram do.
+
+One message at a time: submit, wait for its outbox entry, acknowledge it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import redis
+
+from personas.catalogue import Catalogue, UnknownPersona
+from personas.conversation import Conversation, Role, Turn
+from personas.persona import GenerationSettings, Persona
+from personas.store import ConversationStore
+from worker.queue.connection import connect, connect_async
+from worker.queue.message import EntryKind, Kind, Message, OutboxEntry
+from worker.queue.outbox import Outbox
+from worker.queue.publish import Publisher
+
+CONVERSATION = Conversation("terminal", "local")
+
+
+@dataclass(frozen=True, slots=True)
+class QueueReply:
+    """What came out of the outbox."""
+
+    text: str
+    seed: int | None
+    model: str
+
+
+class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
+    """One person at this machine's terminal; the conversation outlives the session."""
+
+    def __init__(
+        self,
+        url: str,
+        catalogue: Catalogue,
+        *,
+        default_persona: Persona,
+        deadline_s: float,
+        on_late_reply: Callable[[OutboxEntry], None],
+    ) -> None:
+        self._client: redis.Redis = connect(url)
+        self._store = ConversationStore(self._client)
+        self._publisher = Publisher(url).start()
+        self._reader = OutboxReader(url)
+        self._deadline_s = deadline_s
+        self._on_late_reply = on_late_reply
+        self.persona = self._current_persona(catalogue, default_persona)
+
+    @property
+    def settings(self) -> GenerationSettings:
+        """The sampling settings of this conversation."""
+        return self._store.settings(CONVERSATION).generation
+
+    @property
+    def num_turns(self) -> int:
+        """How much was said before this session."""
+        return len([turn for turn in self._store.history(CONVERSATION) if turn.role is Role.USER])
+
+    def say(self, text: str) -> QueueReply:
+        """Answer one message."""
+        return self._ask(text, Kind.SAY)
+
+    def regenerate(self) -> QueueReply | None:
+        """Answer the last message again; None where there is nothing to answer."""
+        turns = self._store.history(CONVERSATION, limit=2)
+        if [turn.role for turn in turns] != [Role.USER, Role.BOT]:
+            return None
+        return self._ask("", Kind.REGENERATE)
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self._store.reset(CONVERSATION, self._greeting())
+
+    def become(self, persona: Persona) -> None:
+        """Let another persona take over, in a new conversation."""
+        self.persona = persona
+        self._store.set_persona(CONVERSATION, persona.name, self._greeting())
+
+    def tune(self, settings: GenerationSettings) -> None:
+        """Sample with `settings` from now on, also after a restart."""
+        stored = self._store.settings(CONVERSATION)
+        self._store.set_settings(CONVERSATION, stored.model_copy(update={"generation": settings}))
+
+    def __exit__(self, *_: object) -> None:
+        self._publisher.close()
+        self._reader.close()
+        self._client.close()
+
+    def _current_persona(self, catalogue: Catalogue, default: Persona) -> Persona:
+        name = self._store.settings(CONVERSATION).persona
+        with contextlib.suppress(UnknownPersona):
+            if name:
+                return catalogue.get(name)
+        self.persona = default
+        self._store.set_persona(CONVERSATION, default.name, self._greeting())
+        return default
+
+    def _greeting(self) -> Turn | None:
+        greeting = self.persona.greeting
+        return Turn(Role.BOT, greeting, name=self.persona.name) if greeting else None
+
+    def _ask(self, text: str, kind: Kind) -> QueueReply:
+        message_id = uuid.uuid4().hex
+        turn = Turn(Role.USER, text, author_id="you", message_id=message_id)
+        deadline = time.time() + self._deadline_s
+        message = Message(CONVERSATION, turn, deadline=deadline, kind=kind, reply_to=message_id)
+        self._publisher.submit_later(message).result()
+        while True:
+            entry = self._reader.next()
+            self._reader.ack(entry)
+            if entry.reply_to == message_id or entry.kind == EntryKind.NOTICE:
+                return QueueReply(entry.text, entry.seed, entry.model)
+            self._on_late_reply(entry)
+
+
+class OutboxReader:
+    """Reads the asyncio outbox in a thread of its own, for a caller that is no event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._entries: queue.SimpleQueue[OutboxEntry] = queue.SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        self._client = connect_async(url)
+        self._outbox = Outbox(self._client, CONVERSATION.platform)
+        self._task = self._loop.create_task(self._read())
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+        self._thread.start()
+
+    def next(self) -> OutboxEntry:
+        """Wait for the next entry."""
+        return self._entries.get()
+
+    def ack(self, entry: OutboxEntry) -> None:
+        """Acknowledge an entry."""
+        asyncio.run_coroutine_threadsafe(self._outbox.ack(entry), self._loop).result()
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)
+        self._loop.run_until_complete(self._client.aclose())
+        self._loop.close()
+
+    async def _read(self) -> None:
+        async for entry in self._outbox.entries():
+            self._entries.put(entry)
