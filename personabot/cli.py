@@ -191,11 +191,15 @@ def personas(context: typer.Context) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    only: Annotated[list[str] | None, typer.Option(help="Check this alone; may be given several times.")] = None,
+) -> None:
     """Say what is missing or misconfigured, and how to mend it; exit status 1 if anything is."""
-    from personabot.doctor import examine
+    from personabot.doctor import CHECKS, examine
 
-    raise typer.Exit(examine())
+    if unknown := [name for name in only or [] if name not in CHECKS]:
+        raise typer.BadParameter(f"{unknown[0]}: expected one of {', '.join(CHECKS)}", param_hint="--only")
+    raise typer.Exit(examine(only or ()))
 
 
 def _pass_on(context: typer.Context, module: str, name: str) -> None:

@@ -1,0 +1,59 @@
+"""`personabot doctor`: every check in one table, and how to mend what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from personabot import checks, platform_checks
+from personabot.findings import Finding, Status, ok, problem
+from personas.errors import SettingsError
+from personas.settings import Settings, config_file, load_settings
+
+CHECKS: Final[dict[str, Callable[[Settings], list[Finding]]]] = {
+    "python": checks.check_python,
+    "redis": checks.check_redis,
+    "model": checks.check_model,
+    "device": checks.check_device,
+    "personas": checks.check_personas,
+    "discord": platform_checks.check_discord,
+    "telegram": platform_checks.check_telegram,
+    "disk": checks.check_disk,
+}
+STYLES: Final = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
+
+
+def examine(only: Sequence[str] = ()) -> int:
+    """Print what is found; return 1 if anything is missing or misconfigured, else 0."""
+    findings = list(find(only))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        text = Text(finding.text)
+        if finding.mend:
+            text.append(f"\n→ {finding.mend}", style="dim")
+        table.add_row(Text(finding.status, style=STYLES[finding.status]), Text(finding.part, style="bold"), text)
+    console = Console(highlight=False)
+    console.print(table)
+    num_problems = sum(finding.status is Status.PROBLEM for finding in findings)
+    console.print(f"{num_problems} to mend." if num_problems else "Nothing to mend.")
+    return 1 if num_problems else 0
+
+
+def find(only: Sequence[str] = ()) -> list[Finding]:
+    """Run the checks named in `only`, or all of them."""
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        return [problem("settings", line, "docs/settings.md lists every setting") for line in str(error).splitlines()]
+    where = f"{config_file()}, then environment" if config_file().exists() else "defaults and environment"
+    findings = [ok("settings", where)]
+    for name in only or CHECKS:
+        findings += CHECKS[name](settings)
+    return findings
