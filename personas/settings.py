@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     reply_deadline_s: float = Field(
         120.0, gt=0, description="seconds after which a waiting message is answered with a notice instead"
     )
+    lease_s: float = Field(
+        12.0, ge=0.5, description="seconds after which a worker that shows no sign of life loses its conversations"
+    )
     generation: GenerationSettings = Field(
         GenerationSettings(),
         description="sampling defaults over those of the checkpoint, e.g. `generation.top_p`",

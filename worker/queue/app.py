@@ -22,10 +22,18 @@ REPLY_TASK: Final = "worker.tasks.reply"
 VISIBILITY_TIMEOUT_S: Final = 120
 
 
+def num_threads(max_num_seqs: int) -> int:
+    """Return how many task threads keep an engine of that many sequences busy: each waits for one reply."""
+    return 2 * max_num_seqs
+
+
 def _config(url: str | None) -> dict[str, Any]:
+    settings = load_settings()
     return {
-        "broker_url": broker_url(url or redis_url(load_settings())),
-        "imports": ["worker.tasks"],
+        "broker_url": broker_url(url or redis_url(settings)),
+        "worker_pool": "threads",
+        "worker_concurrency": num_threads(settings.max_num_seqs),
+        "imports": ["worker.tasks", "worker.process"],
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
@@ -36,6 +44,7 @@ def _config(url: str | None) -> dict[str, Any]:
         "worker_enable_remote_control": False,
         "worker_hijack_root_logger": False,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             # Together: look for lost tasks every 2 s (kombu's defaults make it 100 s).

@@ -2,7 +2,7 @@
 
 mailbox:{conversation}      list: messages that wait, oldest first, each "resets json" (see `message`)
 pending:{conversation}      list: the messages being answered; their turns are in the history already
-claim:{conversation}        hash: fence, taken (0 or 1), worker, deaths, epoch; there while somebody holds it
+claim:{conversation}        hash: fence, taken, begun (0 or 1), worker, deaths, epoch; there while somebody holds it
 seen:{conversation}:{id}    string: the submission that brought platform message `id`; gone after a day
 claims                      sorted set: claimed conversations by the end of their lease
 queued                      sorted set: claimed conversations that no worker has taken yet, by fence

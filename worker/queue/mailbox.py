@@ -27,7 +27,6 @@ __all__ = ["Kind", "Mailbox", "Message", "OutboxEntry", "Outcome", "Submitted", 
 LEASE_S: Final = 12.0
 SEEN_S: Final = 24 * 60 * 60
 MAX_TOGETHER: Final = 32  # turns of one author that one reply answers
-MAX_DEATHS: Final = 2  # a message that killed its worker this often is not tried again
 MAX_SWEPT: Final = 1000
 
 
@@ -52,6 +51,7 @@ class Mailbox:
         self.lease_s = lease_s
         self._submit = client.register_script(scripts.SUBMIT)
         self._take = client.register_script(scripts.TAKE)
+        self._begin = client.register_script(scripts.BEGIN)
         self._finish = client.register_script(scripts.FINISH)
         self._renew = client.register_script(scripts.RENEW)
         self._revive = client.register_script(scripts.REVIVE)
@@ -74,6 +74,14 @@ class Mailbox:
         """Take what is to be answered; None if the fence is stale, taken already, or nothing is left to answer."""
         reply = self._take(keys=keys.script_keys(conversation), args=self._take_args(conversation, fence))
         return _taken(conversation, reply)
+
+    def begin(self, taken: Taken) -> bool:
+        """Say that messages whose worker died before are being answered now; False: the claim is lost.
+
+        Until then a further death is not counted against them.
+        """
+        where = taken.conversation
+        return bool(self._begin(keys=keys.script_keys(where), args=[str(where), taken.fence]))
 
     def finish(
         self,

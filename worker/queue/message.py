@@ -6,10 +6,12 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from personas.conversation import Conversation, Turn
 from personas.store import decode_turn, encode_turn
+
+MAX_DEATHS: Final = 2
 
 
 class Kind(StrEnum):
@@ -102,6 +104,11 @@ class Taken:
     def replaced(self) -> Turn | None:
         """The reply that a new one is to take the place of."""
         return decode_turn(self.replaced_line) if self.replaced_line else None
+
+    @property
+    def is_poisonous(self) -> bool:
+        """Whether answering these messages killed so many workers that it is not tried again."""
+        return self.num_deaths >= MAX_DEATHS
 
     @property
     def kind(self) -> str:

@@ -50,6 +50,7 @@ class Publisher:
 
     def close(self) -> None:
         """Publish what waits, then stop the thread."""
+        self._closing.set()
         self._waiting.put(None)
         self._thread.join()
 

@@ -117,13 +117,15 @@ local function take(conversation, worker, lease, max_together, max_turns, turns_
     return {'idle', 0, 0, {}, {}}
   end
   if redis.call('LLEN', HISTORY) > max_turns then redis.call('LTRIM', HISTORY, -turns_after_cut, -1) end
-  redis.call('HSET', CLAIM, 'taken', 1, 'worker', worker, 'epoch', counter('epoch'))
+  local deaths = redis.call('HGET', CLAIM, 'deaths') or '0'
+  local is_suspect = deaths ~= '0'
+  redis.call('HSET', CLAIM, 'taken', 1, 'worker', worker, 'epoch', counter('epoch'), 'begun', is_suspect and 0 or 1)
   redis.call('ZADD', CLAIMS, now() + lease, conversation)
   redis.call('ZREM', QUEUED, conversation)
   return {
     'taken',
     redis.call('HGET', CLAIM, 'fence'),
-    redis.call('HGET', CLAIM, 'deaths') or 0,
+    deaths,
     redis.call('LRANGE', PENDING, 0, -1),
     redis.call('LRANGE', HISTORY, 0, -1),
   }
@@ -137,6 +139,16 @@ TAKE: Final = (
     + """
 if not holds(ARGV[2]) or redis.call('HGET', CLAIM, 'taken') == '1' then return {'stale', 0, 0, {}, {}} end
 return take(ARGV[1], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
+"""
+)
+
+# ARGV conversation, fence: 1 if the claim is still ours
+BEGIN: Final = (
+    _COMMON
+    + """
+if not holds(ARGV[2]) then return 0 end
+redis.call('HSET', CLAIM, 'begun', 1)
+return 1
 """
 )
 
@@ -204,7 +216,7 @@ if redis.call('EXISTS', CLAIM) == 0 then
   return 0
 end
 if redis.call('HGET', CLAIM, 'taken') == '1' then
-  redis.call('HINCRBY', CLAIM, 'deaths', 1)
+  if redis.call('HGET', CLAIM, 'begun') == '1' then redis.call('HINCRBY', CLAIM, 'deaths', 1) end
   return fence_anew(conversation, lease)
 end
 -- The task was never sent, or waits in Celery still: the same fence again, of which only one is taken.

@@ -1,0 +1,209 @@
+"""One worker process: the model loaded once, Celery's threads, the heartbeat of their claims, the sweep.
+
+    personabot worker                                                  (one of `personabot up`, or alone)
+    celery -A worker.queue.app worker -Q chat -P threads               the same, started by Celery's own command
+
+Owns start and shutdown; what a task does is in `tasks`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import redis
+import structlog
+from celery import signals
+
+from personas.catalogue import Catalogue, UnknownPersona, load_catalogue
+from personas.errors import PersonabotError
+from personas.logs import configure_logging
+from personas.persona import Persona
+from personas.settings import Settings, load_settings
+from personas.store import ConversationStore
+from worker import tasks
+from worker.queue.app import CHAT_QUEUE, app, make_app, num_threads
+from worker.queue.connection import broker_url, connect
+from worker.queue.mailbox import Mailbox
+from worker.queue.server import running_server
+
+log = structlog.get_logger(__name__)
+
+BEATS_PER_LEASE: Final = 6  # a heartbeat may fail a few times before a living worker's claims are taken from it
+
+
+class Heart:
+    """A thread that renews the leases of what is being answered and sends the tasks of what was left behind."""
+
+    def __init__(self, mailbox: Mailbox, replies: tasks.Replies) -> None:
+        self._mailbox = mailbox
+        self._replies = replies
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Start beating."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop, and take the worker off the list of the living."""
+        self._stopped.set()
+        self._thread.join()
+        with contextlib.suppress(redis.RedisError):
+            self._mailbox.leave()
+
+    def beat(self) -> None:
+        """Renew first, sweep then: after an outage our own claims must not look like a dead worker's."""
+        for conversation in self._mailbox.renew(self._replies.held()):
+            log.info("claim lost: begun anew, or taken over by another worker", conversation=str(conversation))
+        for conversation, fence in self._mailbox.sweep():
+            log.warning("task sent again", conversation=str(conversation), fence=fence)
+            self._replies.send(conversation, fence)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.beat()
+            except redis.RedisError as error:
+                log.warning("heartbeat failed, trying again", error=str(error))
+            except Exception:
+                log.exception("heartbeat failed, trying again")
+            if self._stopped.wait(self._mailbox.lease_s / BEATS_PER_LEASE):
+                return
+
+
+@contextlib.contextmanager
+def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[tasks.Replies]:
+    """Let the task of this process answer with `speaker`, with a heartbeat beside it, until the block ends."""
+    name = f"{socket.gethostname()}:{os.getpid()}"
+    client = connect(url)
+    mailbox = Mailbox(client, worker=name, lease_s=settings.lease_s)
+    catalogue = load_catalogue(settings.personas_dir)
+    replies = tasks.Replies(
+        mailbox, ConversationStore(client), speaker, Casting(catalogue, settings.default_persona).named, make_app(url)
+    )
+    heart = Heart(mailbox, replies)
+    tasks.install(replies)
+    heart.start()
+    log.info("ready", worker=name)
+    try:
+        yield replies
+    finally:
+        heart.stop()
+        tasks.install(None)
+        client.close()
+
+
+@contextlib.contextmanager
+def loaded_speaker(settings: Settings) -> Iterator[tasks.Speaker]:
+    """Load the model and start its engine; torch is imported here and no sooner."""
+    from worker.engine.engine import Engine
+    from worker.loading import load_model
+    from worker.respond import Responder
+
+    loaded = load_model(settings.model, device=settings.device, dtype=settings.dtype)
+    engine = Engine(loaded.model, max_num_seqs=settings.max_num_seqs)
+    engine.start()
+    try:
+        yield Responder(loaded, engine, defaults=settings.generation)
+    finally:
+        engine.stop()
+
+
+class Casting:
+    """Says who speaks where a name was chosen, was not, or is not known any more."""
+
+    def __init__(self, catalogue: Catalogue, default: str) -> None:
+        self._catalogue = catalogue
+        self._default = catalogue.get(default or catalogue.names()[0])
+
+    def named(self, name: str) -> Persona:
+        """Return the persona, or the default one."""
+        if not name:
+            return self._default
+        try:
+            return self._catalogue.get(name)
+        except UnknownPersona:
+            log.warning("persona is not in the catalogue, the default speaks", persona=name)
+            return self._default
+
+
+@dataclass
+class _Running:
+    """What `run` leaves for Celery's signals to find, and what the shutdown has to end."""
+
+    settings: Settings | None = None
+    stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    replies: tasks.Replies | None = None
+
+
+_running = _Running()
+
+
+def _keep_logging(**_: Any) -> None:
+    """Celery leaves logging alone while somebody listens to this signal."""
+    configure_logging(_running.settings or load_settings(), process="worker")
+
+
+def _start(conf: Any, options: dict[str, Any], **_: Any) -> None:
+    """Find or start the server and load the model, before Celery connects; a worker of other queues does without."""
+    queues = options.get("queues")
+    names = queues.split(",") if isinstance(queues, str) else list(queues or [CHAT_QUEUE])
+    settings = _running.settings or load_settings()
+    try:
+        url = _running.stack.enter_context(running_server(settings))
+        conf.broker_url = broker_url(url)
+        if CHAT_QUEUE in names:
+            speaker = _running.stack.enter_context(loaded_speaker(settings))
+            _running.replies = _running.stack.enter_context(answering(settings, url, speaker))
+    except Exception as error:  # Celery would log what a signal's receiver raises, and go on without a model
+        _running.stack.close()
+        if not isinstance(error, PersonabotError):
+            log.exception("the worker could not start")
+        raise SystemExit(f"personabot worker: {error}") from error
+
+
+def _stop_taking(**_: Any) -> None:
+    """Finish the replies under way and hand over the rest."""
+    if _running.replies is not None:
+        _running.replies.stop()
+
+
+def _stop(**_: Any) -> None:
+    """End what `_start` began; the task threads have finished by now."""
+    _running.stack.close()
+
+
+def run(settings: Settings) -> None:
+    """Be a chat worker until SIGTERM or Ctrl-C; ends with SystemExit."""
+    _running.settings = settings
+    configure_logging(settings, process="worker")
+    worker = app.Worker(
+        hostname=f"chat@{socket.gethostname()}-{os.getpid()}",
+        queues=CHAT_QUEUE,
+        pool="threads",
+        concurrency=num_threads(settings.max_num_seqs),
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+        quiet=True,
+        redirect_stdouts=False,
+    )
+    worker.start()
+    raise SystemExit(worker.exitcode or 0)
+
+
+signals.setup_logging.connect(_keep_logging)
+signals.celeryd_init.connect(_start)
+signals.worker_shutting_down.connect(_stop_taking)
+signals.worker_shutdown.connect(_stop)
+
+if __name__ == "__main__":
+    from worker import process  # the module that Celery imports too, not this second copy of it
+
+    process.run(load_settings())

@@ -1,0 +1,233 @@
+"""The chat task: take what a conversation waits for, have it answered, deliver, go on or let go.
+
+Owns the way from a claim to the outbox, and the one place where an unexpected error becomes one log line and one polite
+notice. Knows nothing of how a reply is generated: that is the `speak` it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol, TypeVar
+
+import redis
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from personas.conversation import Conversation, Role, Turn
+from personas.persona import GenerationSettings, Persona
+from personas.store import ConversationStore
+from worker.queue.app import REPLY_TASK, app, send_reply_task
+from worker.queue.mailbox import Mailbox, Outcome
+from worker.queue.message import EntryKind, Kind, OutboxEntry, Taken
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+MAX_TASK_S: Final = 30.0  # a task that held its conversation this long sends a new task for what is left
+# Messages whose worker died are answered few at a time, so that the one that kills takes few others with it.
+MAX_SUSPECTS: Final = 4
+MAX_OUTAGE_S: Final = 60.0  # a finished reply waits this long for a Redis that is away
+
+TOO_LATE: Final = "Sorry, I had too much to do and couldn't answer in time. Please say that again."
+FAILED: Final = "Sorry, something went wrong on my side and I have no answer to that. Please try again."
+BURIED: Final = "Sorry, that message made me stumble twice, so I am leaving it aside. Please put it in other words."
+NOTHING_TO_REPEAT: Final = "There is nothing I could say differently yet: write me something first."
+
+
+class Reply(Protocol):
+    """What the tasks read of a generated reply."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def seed(self) -> int | None: ...
+    @property
+    def model(self) -> str: ...
+
+
+class Speaker(Protocol):
+    """Says what `persona` says next; `deadline` is in Unix seconds."""
+
+    def respond(
+        self,
+        persona: Persona,
+        turns: Sequence[Turn],
+        settings: GenerationSettings,
+        *,
+        deadline: float | None = None,
+    ) -> Reply: ...
+
+
+class Replies:
+    """Answers claimed conversations, many at once in as many threads."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        store: ConversationStore,
+        speaker: Speaker,
+        persona_named: Callable[[str], Persona],
+        producer: Celery,
+    ) -> None:
+        self._mailbox = mailbox
+        self._store = store
+        self._speaker = speaker
+        self._persona_named = persona_named
+        self._producer = producer
+        self._held: dict[Conversation, int] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._suspects = threading.BoundedSemaphore(MAX_SUSPECTS)
+
+    def answer(self, conversation: Conversation, fence: int) -> None:
+        """Answer what the claim `fence` stands for; a stale fence, such as that of a repeated task, does nothing."""
+        started = time.monotonic()
+        taken = _through_outage(lambda: self._mailbox.take(conversation, fence))
+        while taken is not None:
+            self._hold(taken)
+            try:
+                entry = self._entry(taken)
+                takes_next = not self._stopping.is_set() and time.monotonic() - started < MAX_TASK_S
+                outcome = self._finish(taken, entry, takes_next=takes_next)
+            finally:
+                self._let_go(taken)
+            if outcome.next_fence is not None:
+                self.send(conversation, outcome.next_fence)
+            taken = outcome.next
+
+    def stop(self) -> None:
+        """Take nothing new: what waits is handed over to another worker, or to the next start."""
+        self._stopping.set()
+
+    def held(self) -> list[tuple[Conversation, int]]:
+        """Return the claims that are being answered, for the heartbeat."""
+        with self._lock:
+            return list(self._held.items())
+
+    def send(self, conversation: Conversation, fence: int) -> None:
+        """Send the task for a claim; if that fails, the sweep sends it."""
+        try:
+            send_reply_task(self._producer, conversation, fence)
+        except (OperationalError, redis.RedisError, OSError) as error:
+            log.warning("task not sent, the sweep will", conversation=str(conversation), error=repr(error))
+
+    def _entry(self, taken: Taken) -> OutboxEntry:
+        """Return what to deliver; the one place where an unexpected error becomes a notice."""
+        try:
+            return self._reply(taken)
+        except Exception:
+            log.exception("reply failed", conversation=str(taken.conversation), fence=taken.fence)
+            return _notice(taken, FAILED)
+
+    def _reply(self, taken: Taken) -> OutboxEntry:
+        if taken.is_poisonous:
+            log.error("message killed its worker twice, set aside", conversation=str(taken.conversation))
+            return _notice(taken, BURIED)
+        if taken.deadline and time.time() > taken.deadline:
+            log.warning("deadline passed", conversation=str(taken.conversation), fence=taken.fence)
+            return _notice(taken, TOO_LATE)
+        if not any(turn.role == Role.USER for turn in taken.turns):
+            return _notice(taken, NOTHING_TO_REPEAT)
+        with self._suspects if taken.num_deaths else contextlib.nullcontext():
+            if taken.num_deaths and not _through_outage(lambda: self._mailbox.begin(taken)):
+                return _notice(taken, FAILED)  # the claim was lost while waiting: nobody will see this
+            return self._spoken(taken)
+
+    def _spoken(self, taken: Taken) -> OutboxEntry:
+        started = time.time()
+        chosen = self._store.settings(taken.conversation)
+        persona = self._persona_named(chosen.persona)
+        settings = _with_new_seed(chosen.generation, taken)
+        reply = self._speaker.respond(persona, taken.turns, settings, deadline=taken.deadline or None)
+        log.info(
+            "replied",
+            conversation=str(taken.conversation),
+            fence=taken.fence,
+            persona=persona.name,
+            waited_s=round(started - taken.messages[0].submitted_at, 3),
+            took_s=round(time.time() - started, 3),
+        )
+        replaced = taken.replaced
+        return replace(
+            _notice(taken, reply.text),
+            kind=EntryKind.REGENERATED if taken.kind == Kind.REGENERATE else EntryKind.REPLY,
+            persona=persona.name,
+            replaces=replaced.message_id if replaced else "",
+            seed=reply.seed,
+            model=reply.model,
+        )
+
+    def _finish(self, taken: Taken, entry: OutboxEntry, *, takes_next: bool) -> Outcome:
+        return _through_outage(
+            lambda: self._mailbox.finish(taken, entry, takes_next=takes_next, buries=taken.is_poisonous)
+        )
+
+    def _hold(self, taken: Taken) -> None:
+        with self._lock:
+            self._held[taken.conversation] = taken.fence
+
+    def _let_go(self, taken: Taken) -> None:
+        with self._lock:
+            if self._held.get(taken.conversation) == taken.fence:
+                del self._held[taken.conversation]
+
+
+def _notice(taken: Taken, text: str) -> OutboxEntry:
+    return OutboxEntry(
+        taken.conversation,
+        EntryKind.NOTICE,
+        text,
+        reply_to=taken.messages[-1].reply_to,
+        reply_id=str(taken.fence),
+    )
+
+
+def _with_new_seed(settings: GenerationSettings, taken: Taken) -> GenerationSettings:
+    """A channel with a fixed seed would be told the same again: saying it anew takes another seed."""
+    if settings.seed is None or taken.kind != Kind.REGENERATE:
+        return settings
+    return settings.model_copy(update={"seed": (settings.seed + taken.fence) % 2**63})
+
+
+def _through_outage(step: Callable[[], T]) -> T:
+    """Repeat a step of the mailbox while Redis is away, pausing 0.1 to 2 s with jitter; fences make it harmless."""
+    pause_s, deadline = 0.1, time.monotonic() + MAX_OUTAGE_S
+    while True:
+        try:
+            return step()
+        except (redis.ConnectionError, redis.TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(pause_s * random.uniform(0.5, 1.5))
+            pause_s = min(pause_s * 2, 2.0)
+
+
+@dataclass
+class _Process:
+    """What this process answers with, once it is ready to."""
+
+    replies: Replies | None = None
+
+
+_process = _Process()
+
+
+def install(replies: Replies | None) -> None:
+    """Let the task answer with `replies`."""
+    _process.replies = replies
+
+
+def reply(conversation: str, fence: int) -> None:
+    """Answer a claimed conversation."""
+    if _process.replies is None:
+        raise RuntimeError("this process has no model: start workers with `personabot worker`")
+    _process.replies.answer(Conversation.parse(conversation), fence)
+
+
+reply_task: Any = app.task(name=REPLY_TASK, ignore_result=True, acks_late=True)(reply)
