@@ -11,13 +11,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+import redis
+import structlog
+
 from bots.services import Services, greeting_turn, in_thread
 from bots.speech import Speech
 from personas.catalogue import UnknownPersona
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import Persona
 from personas.store import MAX_TURNS
+from worker.queue.errors import QueueUnavailable
 from worker.queue.message import Kind, Message
+
+log = structlog.get_logger(__name__)
 
 PAGE_SIZE: Final = 10
 MAX_SUGGESTIONS: Final = 25  # Discord's limit
@@ -106,13 +112,17 @@ class Command:
 
 
 async def run(services: Services, command: Command, caller: Caller, arguments: Mapping[str, str]) -> Response:
-    """Check the permission, then run the command."""
+    """Check the permission, then run the command; a Redis that is away gets a polite answer."""
     if not may_use(command, caller):
         return Response(f"Only moderators may use /{command.name} here.", is_private=True)
     for option in command.options:
         if option.is_required and not arguments.get(option.name, "").strip():
             return Response(f"Usage: {command.usage}", is_private=True)
-    return await command.run(services, caller, arguments)
+    try:
+        return await command.run(services, caller, arguments)
+    except (redis.RedisError, QueueUnavailable) as error:
+        log.warning("command not possible", command=command.name, error=repr(error))
+        return Response(UNAVAILABLE, is_private=True)
 
 
 def may_use(command: Command, caller: Caller) -> bool:
@@ -209,7 +219,7 @@ async def show_help(_services: Services, caller: Caller, _arguments: Mapping[str
     for command in COMMANDS:
         if command.is_listed:
             note = " (moderators)" if command.permission is Permission.MODERATOR and caller.is_group else ""
-            lines.append(f"{command.usage} – {command.help}{note}")
+            lines.append(f"{command.usage}: {command.help}{note}")
     return Response("\n".join(lines), is_private=True)
 
 
@@ -243,7 +253,7 @@ def _greeting(persona: Persona) -> Speech | None:
 
 
 def _line(persona: Persona, *, is_current: bool) -> str:
-    about = f" – {persona.description}" if persona.description else ""
+    about = f": {persona.description}" if persona.description else ""
     return f"{'▸' if is_current else '•'} {persona.name}{about}"
 
 
@@ -261,6 +271,7 @@ def _list_buttons(shown: list[Persona], page: int, num_pages: int) -> tuple[tupl
     return tuple(rows)
 
 
+UNAVAILABLE: Final = "I cannot reach my memory at the moment. Please try that again in a minute."
 PRIVACY: Final = (
     "What I keep: the messages you address to me in this conversation, with your display name and id, and my "
     f"replies, so that I can follow the conversation (the newest {MAX_TURNS} at most), and which persona was chosen "

@@ -23,8 +23,8 @@ class Lanes:
         """Start `job` as soon as everything before it in the lane of `key` has ended, well or badly."""
         before = self._last.get(key)
         task = asyncio.get_running_loop().create_task(self._after(before, job))
-        self._last[key] = task  # type: ignore[assignment]  # Task is invariant; the result is not read here
-        self._all.add(task)  # type: ignore[arg-type]
+        self._last[key] = task
+        self._all.add(task)
         task.add_done_callback(lambda done: self._forget(key, done))
         return task
 
@@ -46,6 +46,6 @@ class Lanes:
         return await job()
 
     def _forget(self, key: str, task: asyncio.Task[T]) -> None:
-        self._all.discard(task)  # type: ignore[arg-type]
+        self._all.discard(task)
         if self._last.get(key) is task:
             del self._last[key]

@@ -20,6 +20,8 @@ from personas.persona import Persona
 from personas.settings import Settings
 from personas.store import ConversationStore
 from worker.queue.connection import connect, connect_async
+from worker.queue.keys import claim_key, seen_key
+from worker.queue.mailbox import SEEN_S
 from worker.queue.publish import Publisher
 
 P = ParamSpec("P")
@@ -64,6 +66,17 @@ class Services:
             except UnknownPersona:
                 continue
         return self.catalogue.get(self.catalogue.names()[0])
+
+    async def is_being_answered(self, conversation: Conversation) -> bool:
+        """Say whether a worker holds the conversation, or will; an unreachable Redis counts as no."""
+        try:
+            return bool(await self.redis.exists(claim_key(conversation)))
+        except redis.RedisError:
+            return False
+
+    async def is_first_time(self, conversation: Conversation, call_id: str) -> bool:
+        """Say whether a command's call is new, and remember it for a day; raises RedisError."""
+        return bool(await self.redis.set(seen_key(conversation, call_id), "command", nx=True, ex=SEEN_S))
 
     def deadline(self) -> float:
         """Return the Unix time after which a message accepted now is answered with a notice."""

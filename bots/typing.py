@@ -20,8 +20,13 @@ class Typing:
     """Which conversations are waiting for a reply, and the one task for each that keeps the notice up."""
 
     def __init__(
-        self, send: Callable[[Conversation], Awaitable[None]], *, every_s: float, longest_s: float = 180.0
+        self,
+        send: Callable[[Conversation], Awaitable[None]],
+        *,
+        every_s: float,
+        longest_s: float = 180.0,
     ) -> None:
+        self.on_lapse: Callable[[Conversation], Awaitable[None]] | None = None
         self._send = send
         self._every_s = every_s
         self._longest_s = longest_s
@@ -29,7 +34,7 @@ class Typing:
         self._ends: dict[Conversation, float] = {}
 
     def start(self, conversation: Conversation) -> None:
-        """Show the notice until `stop`, or until `longest_s` have passed without another message."""
+        """Show the notice until `stop`; after `longest_s` without another message it lapses, and `on_lapse` is told."""
         self._ends[conversation] = time.monotonic() + self._longest_s
         if conversation not in self._tasks:
             self._tasks[conversation] = asyncio.get_running_loop().create_task(self._keep_up(conversation))
@@ -61,3 +66,5 @@ class Typing:
             await asyncio.sleep(self._every_s)
         self._tasks.pop(conversation, None)
         self._ends.pop(conversation, None)
+        if self.on_lapse is not None:
+            await self.on_lapse(conversation)

@@ -1,0 +1,122 @@
+"""What a Telegram message says and to whom: pure functions on python-telegram-bot's objects.
+
+Decides nothing that `addressed` or `commands` decides; sends nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+import telegram
+from telegram.constants import ChatType, MessageEntityType
+
+from bots.addressed import Sighting, utf16_span, without_spans
+from bots.commands import COMMANDS, Command, find
+from personas.conversation import Conversation
+
+PLATFORM: Final = "telegram"
+_COMMAND: Final = re.compile(r"/(?P<name>\w{1,32})(?:@(?P<bot>\w+))?(?:\s+(?P<rest>.*))?\s*", re.DOTALL | re.ASCII)
+_GROUPS: Final = frozenset(command.name.split()[0] for command in COMMANDS if " " in command.name)
+_SHOWN_FIRST: Final = "show"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A command as typed; `command` is None for one that we do not have, and `names_us` tells whose it is."""
+
+    name: str
+    command: Command | None
+    arguments: dict[str, str]
+    names_us: bool
+
+
+def conversation_of(message: telegram.Message) -> Conversation:
+    """Return the chat, and the topic if the message really is in one (threads of replies carry an id, too)."""
+    is_topic = bool(message.is_topic_message) and message.message_thread_id is not None
+    return Conversation(PLATFORM, str(message.chat.id), str(message.message_thread_id) if is_topic else "")
+
+
+def read_call(text: str, username: str) -> Call | None:
+    """Return the command in `text`; None if it is none, or another bot's."""
+    match = _COMMAND.fullmatch(text)
+    if match is None or (match["bot"] and match["bot"].casefold() != username.casefold()):
+        return None
+    name, rest = match["name"].casefold(), (match["rest"] or "").strip()
+    if name in _GROUPS:
+        word, _, after = rest.partition(" ")
+        command = find(f"{name} {word.casefold() or _SHOWN_FIRST}")
+        # "/persona Ada" can only mean one thing.
+        command, rest = (command, after.strip()) if command else (find(f"{name} set"), rest)
+    else:
+        command = find(name)
+    arguments = {command.options[0].name: rest} if command and command.options and rest else {}
+    return Call(name, command, arguments, names_us=bool(match["bot"]))
+
+
+def is_for_other_bot(text: str, username: str) -> bool:
+    """Say whether `text` is a command that names another bot."""
+    match = _COMMAND.fullmatch(text)
+    return bool(match and match["bot"] and match["bot"].casefold() != username.casefold())
+
+
+def sighting_of(message: telegram.Message, me: telegram.User) -> Sighting:
+    """Return what decides whether the message is for us."""
+    return Sighting(
+        is_private=message.chat.type == ChatType.PRIVATE,
+        mentions_bot=bool(_own_mentions(message, me)),
+        replies_to_bot=_replies_to(message, me),
+        is_by_program=_is_by_program(message),
+        is_service_note=not _text(message) and message.effective_attachment is None,
+    )
+
+
+def text_for_us(message: telegram.Message, me: telegram.User) -> str:
+    """Return the text, or the caption of a picture, without our own mention."""
+    return without_spans(_text(message), _own_mentions(message, me))
+
+
+def is_anonymous_admin(message: telegram.Message) -> bool:
+    """Say whether an administrator speaks in the name of the group itself."""
+    return message.sender_chat is not None and message.sender_chat.id == message.chat.id
+
+
+def author_of(message: telegram.Message) -> tuple[str, str]:
+    """Return the author's id and display name."""
+    if is_anonymous_admin(message) or message.from_user is None:
+        return str(message.chat.id), message.author_signature or message.chat.title or ""
+    return str(message.from_user.id), message.from_user.full_name
+
+
+def _text(message: telegram.Message) -> str:
+    return message.text or message.caption or ""
+
+
+def _own_mentions(message: telegram.Message, me: telegram.User) -> list[tuple[int, int]]:
+    text = _text(message)
+    spans = []
+    for entity in (*message.entities, *message.caption_entities):
+        start, end = utf16_span(text, entity.offset, entity.length)
+        is_name = (
+            entity.type == MessageEntityType.MENTION and text[start:end].casefold() == f"@{me.username}".casefold()
+        )
+        if is_name or (entity.user is not None and entity.user.id == me.id):
+            spans.append((start, end))
+    return spans
+
+
+def _replies_to(message: telegram.Message, me: telegram.User) -> bool:
+    replied = message.reply_to_message
+    # In a topic every message "replies" to the note that created the topic.
+    if replied is None or replied.from_user is None or replied.forum_topic_created is not None:
+        return False
+    return replied.from_user.id == me.id
+
+
+def _is_by_program(message: telegram.Message) -> bool:
+    if message.via_bot is not None:
+        return True
+    if message.from_user is None:
+        return True
+    return message.from_user.is_bot and not is_anonymous_admin(message)
