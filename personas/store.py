@@ -91,6 +91,13 @@ end
 return 0
 """
 
+_MOVE: Final = """
+-- KEYS old, new, old, new, ...
+for index = 1, #KEYS, 2 do
+  if redis.call('EXISTS', KEYS[index]) == 1 then redis.call('RENAMENX', KEYS[index], KEYS[index + 1]) end
+end
+"""
+
 
 class ConversationStore:
     """The conversations in one Redis. Every method is one round trip, and atomic."""
@@ -99,6 +106,7 @@ class ConversationStore:
         self._redis = client
         self._begin_anew = client.register_script(_BEGIN_ANEW)
         self._set_message_id = client.register_script(_SET_MESSAGE_ID)
+        self._move = client.register_script(_MOVE)
 
     def history(self, conversation: Conversation, limit: int = MAX_TURNS) -> list[Turn]:
         """Return the newest `limit` turns, oldest first."""
@@ -132,6 +140,11 @@ class ConversationStore:
         """Note under which platform message id the reply `reply_id` of the outbox was sent; False: it is gone."""
         args = [_message_id_field(REPLY_MARK + reply_id), _message_id_field(message_id)]
         return bool(self._set_message_id(keys=[history_key(conversation)], args=args))
+
+    def move(self, old: Conversation, new: Conversation) -> None:
+        """Give a conversation another address, such as a group that became a supergroup; `new` is not overwritten."""
+        pairs = [(key_of(old), key_of(new)) for key_of in (history_key, settings_key, state_key)]
+        self._move(keys=[key for pair in pairs for key in pair])
 
     def _fields(self, conversation: Conversation) -> dict[str, str]:
         fields = cast("dict[str, str]", self._redis.hgetall(settings_key(conversation)))
