@@ -23,7 +23,7 @@ from personas.persona import GenerationSettings, Persona
 from personas.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.respond import Responder
+    from worker.tasks import Speaker
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,9 @@ def chat(settings: Settings, options: ChatOptions) -> None:
     persona = catalogue.get(options.persona or settings.default_persona or catalogue.names()[0])
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(Transcript(options.output_file)) if options.output_file else NoRecord()
-        model = stack.enter_context(BackgroundModel(settings, settings.model or persona.checkpoint or ""))
+        model = stack.enter_context(
+            BackgroundModel(settings.model_copy(update={"model": settings.model or persona.checkpoint or ""}))
+        )
         generation = options.generation
         partner = LocalPartner(model.speak, persona, settings=generation, seed=generation.seed)
         if prompts is None:
@@ -89,30 +91,35 @@ def screen_for(settings: Settings, catalogue: Catalogue, *, is_loaded: Callable[
 
 
 class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
-    """A responder that is being loaded by a thread; `speak` waits for it."""
+    """A model that a thread loads and keeps; `speak` waits for it."""
 
-    def __init__(self, settings: Settings, model: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._model = model
-        self._loading: Future[Responder] = Future()
-        threading.Thread(target=self._load, name="model-loading", daemon=True).start()
+        self._speaker: Future[Speaker] = Future()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+        self._thread.start()
 
     def is_loaded(self) -> bool:
         """Tell whether `speak` would answer without waiting for the model."""
-        return self._loading.done()
+        return self._speaker.done()
 
     def speak(self, persona: Persona, turns: Sequence[Turn], settings: GenerationSettings) -> Reply:
         """Answer as `persona`; raises what the loading raised."""
-        return self._loading.result().respond(persona, turns, settings)
+        return self._speaker.result().respond(persona, turns, settings)
 
     def __exit__(self, *_: object) -> None:
-        if self._loading.done() and not self._loading.exception():
-            self._loading.result().stop()
+        self._is_over.set()
+        if self.is_loaded():  # who leaves before does not wait for it
+            self._thread.join()
 
-    def _load(self) -> None:
+    def _run(self) -> None:
         try:
-            from worker.respond import start_responder
+            from worker.process import loaded_speaker
 
-            self._loading.set_result(start_responder(self._settings, model=self._model))
-        except BaseException as error:
-            self._loading.set_exception(error)
+            with loaded_speaker(self._settings) as speaker:
+                self._speaker.set_result(speaker)
+                self._is_over.wait()
+        except BaseException as error:  # it belongs to whoever waits for the model
+            if not self._speaker.done():
+                self._speaker.set_exception(error)

@@ -79,6 +79,24 @@ def _check_external(url: str, shown: str) -> list[Finding]:
     return findings
 
 
+def check_worker(settings: Settings) -> list[Finding]:
+    """Check that a worker is alive; what a container's health check asks."""
+    import redis
+
+    from worker.queue.connection import connect
+    from worker.queue.mailbox import Mailbox
+    from worker.queue.server import redis_url
+
+    try:
+        with connect(redis_url(settings)) as client:
+            num_workers = Mailbox(client).num_workers()
+    except (redis.RedisError, OSError, ValueError):
+        return [problem("worker", "not known: Redis does not answer", "personabot doctor --only redis")]
+    if not num_workers:
+        return [problem("worker", "no worker is alive", "start one: personabot worker, or personabot up")]
+    return [ok("worker", f"{num_workers} alive")]
+
+
 def check_model(settings: Settings) -> list[Finding]:
     """Check that the model's files are there and fit each other, without loading it."""
     if importlib.util.find_spec("tokenizers") is None:

@@ -195,10 +195,11 @@ def doctor(
     only: Annotated[list[str] | None, typer.Option(help="Check this alone; may be given several times.")] = None,
 ) -> None:
     """Say what is missing or misconfigured, and how to mend it; exit status 1 if anything is."""
-    from personabot.doctor import CHECKS, examine
+    from personabot.doctor import CHECKS, HEALTH, examine
 
-    if unknown := [name for name in only or [] if name not in CHECKS]:
-        raise typer.BadParameter(f"{unknown[0]}: expected one of {', '.join(CHECKS)}", param_hint="--only")
+    known = [*CHECKS, *HEALTH]
+    if unknown := [name for name in only or [] if name not in known]:
+        raise typer.BadParameter(f"{unknown[0]}: expected one of {', '.join(known)}", param_hint="--only")
     raise typer.Exit(examine(only or ()))
 
 

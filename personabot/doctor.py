@@ -24,6 +24,8 @@ CHECKS: Final[dict[str, Callable[[Settings], list[Finding]]]] = {
     "telegram": platform_checks.check_telegram,
     "disk": checks.check_disk,
 }
+# Asked for by name alone: before `personabot up` no worker is alive, and nothing is wrong with that.
+HEALTH: Final[dict[str, Callable[[Settings], list[Finding]]]] = {"worker": checks.check_worker}
 STYLES: Final = {Status.OK: "green", Status.NOTE: "yellow", Status.PROBLEM: "bold red"}
 
 
@@ -55,5 +57,5 @@ def find(only: Sequence[str] = ()) -> list[Finding]:
     where = f"{config_file()}, then environment" if config_file().exists() else "defaults and environment"
     findings = [ok("settings", where)]
     for name in only or CHECKS:
-        findings += CHECKS[name](settings)
+        findings += (CHECKS | HEALTH)[name](settings)
     return findings
