@@ -43,8 +43,8 @@ class Pace:
 
     async def take(self, chat_id: int) -> None:
         """Wait until a message may be sent to the chat."""
-        while wait_s := self._wait_s(chat_id):
-            await asyncio.sleep(wait_s)  # noqa: ASYNC110  # a budget fills with time, not by an event
+        while wait_s := self._wait_s(chat_id):  # noqa: ASYNC110  # time fills a budget, no event does
+            await asyncio.sleep(wait_s)
         self._spend(chat_id)
 
     def try_take(self, chat_id: int) -> bool:
