@@ -1,0 +1,147 @@
+"""What the engine is asked for, what it answers, and the state of a request in between. Plain data, no tensors."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from personas.persona import GenerationSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the tokens of one request are chosen; the meaning of each is that of `transformers`' `generate`.
+
+    Of `max_new_tokens` and `max_length` (prompt and reply together) the tighter one holds.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.1
+    no_repeat_ngram_size: int = 0
+    do_sample: bool = True
+    max_new_tokens: int = 80
+    max_length: int | None = None
+    min_new_tokens: int = 0
+    seed: int = 0
+
+    @classmethod
+    def from_settings(cls, settings: GenerationSettings) -> Self:
+        """Fill the gaps of `settings` with the built-in defaults; without a seed, draw one."""
+        given = settings.model_dump(exclude_none=True)
+        return cls(**{"seed": secrets.randbits(32), **given})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A prompt to be continued. After `timeout_s` it ends with what there is, or with `DeadlinePassed`."""
+
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams = SamplingParams()
+    timeout_s: float | None = None
+
+
+class FinishReason(StrEnum):
+    """Why a reply ended: its own end token, its length limit, or its time."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TIME = "time"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """The ids of a reply without the end token, and how long it took from `submit` on."""
+
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    queue_s: float
+    first_token_s: float
+    total_s: float
+    seed: int
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request on its way through the engine: its ids so far, how many of them the cache holds, its slot."""
+
+    request: Request
+    future: Future[Completion] = field(default_factory=Future)
+    ids: list[int] = field(init=False)
+    num_cached_tokens: int = 0
+    slot: int | None = None
+    submitted_at: float = field(default_factory=time.monotonic)
+    started_at: float | None = None
+    first_token_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ids = list(self.request.prompt_ids)
+
+    @property
+    def params(self) -> SamplingParams:
+        """The request's sampling parameters."""
+        return self.request.params
+
+    @property
+    def num_new_tokens(self) -> int:
+        """The number of tokens generated so far."""
+        return len(self.ids) - len(self.request.prompt_ids)
+
+    @property
+    def deadline(self) -> float | None:
+        """The moment, on the monotonic clock, at which the request's time is over."""
+        return None if self.request.timeout_s is None else self.submitted_at + self.request.timeout_s
+
+    def max_tokens(self, window: int) -> int:
+        """The length at which the reply ends; it has room for at least one new token."""
+        num_prompt = len(self.request.prompt_ids)
+        limit = min(window, num_prompt + self.params.max_new_tokens, self.params.max_length or window)
+        return max(limit, num_prompt + 1)
+
+    def completion(self, reason: FinishReason) -> Completion:
+        """Describe the reply; the end token that stopped it is left out."""
+        now = time.monotonic()
+        reply = self.ids[len(self.request.prompt_ids) :]
+        return Completion(
+            ids=tuple(reply[:-1] if reason is FinishReason.STOP else reply),
+            finish_reason=reason,
+            num_prompt_tokens=len(self.request.prompt_ids),
+            queue_s=(self.started_at or now) - self.submitted_at,
+            first_token_s=(self.first_token_at or now) - self.submitted_at,
+            total_s=now - self.submitted_at,
+            seed=self.params.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens of one sequence that one step computes: `num_tokens` from the first one the cache lacks."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def start(self) -> int:
+        """The position of the chunk's first token."""
+        return self.sequence.num_cached_tokens
+
+    @property
+    def end(self) -> int:
+        """The position after the chunk's last token."""
+        return self.start + self.num_tokens
+
+    @property
+    def ids(self) -> list[int]:
+        """The chunk's tokens."""
+        return self.sequence.ids[self.start : self.end]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the next token can be sampled after this chunk."""
+        return self.end == len(self.sequence.ids)
