@@ -15,8 +15,9 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from personas.catalogue import Catalogue, UnknownPersona
+from personas.catalogue import Catalogue
 from personas.conversation import Role, Turn
+from personas.errors import UnknownPersona
 from personas.persona import GenerationSettings, Persona
 
 

@@ -57,5 +57,8 @@ def find(only: Sequence[str] = ()) -> list[Finding]:
     where = f"{config_file()}, then environment" if config_file().exists() else "defaults and environment"
     findings = [ok("settings", where)]
     for name in only or CHECKS:
-        findings += (CHECKS | HEALTH)[name](settings)
+        try:
+            findings += (CHECKS | HEALTH)[name](settings)
+        except Exception as error:  # one check that stumbles must not hide what the others find
+            findings.append(problem(name, f"this check failed: {type(error).__name__}: {error}", "please report it"))
     return findings

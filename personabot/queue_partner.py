@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 import redis
 
-from personas.catalogue import Catalogue, UnknownPersona
+from personas.catalogue import Catalogue
 from personas.conversation import Conversation, Role, Turn
+from personas.errors import UnknownPersona
 from personas.persona import GenerationSettings, Persona
 from personas.store import ConversationStore
 from worker.queue.connection import connect, connect_async

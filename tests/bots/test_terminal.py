@@ -1,0 +1,166 @@
+"""The terminal chat: turns, commands and seeds, with a partner that repeats what it was given."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from bots.screens import ChatCompleter, PlainScreen, printable
+from bots.terminal import Chat, LocalPartner, changed_settings, derived_seed
+from personas.catalogue import load_catalogue
+from personas.conversation import Role, Turn
+from personas.persona import GenerationSettings, Persona
+
+ADA = Persona(name="Ada", facts=("My name is Ada.",), greeting="Good day.")
+
+
+@dataclass(frozen=True)
+class Said:
+    text: str
+    seed: int | None
+    model: str = "echo"
+
+
+def echo(persona: Persona, turns: Sequence[Turn], settings: GenerationSettings) -> Said:
+    return Said(f"{turns[-1].text}? ({len(turns)} turns)", settings.seed)
+
+
+def partner(seed: int | None = 7) -> LocalPartner:
+    return LocalPartner(echo, ADA, settings=GenerationSettings(), seed=seed)
+
+
+def chat(*lines: str, with_partner: LocalPartner | None = None) -> list[str]:
+    out = io.StringIO()
+    screen = PlainScreen(io.StringIO("".join(line + "\n" for line in lines)), out)
+    Chat(with_partner or partner(), screen, load_catalogue(None)).run()
+    return out.getvalue().splitlines()
+
+
+def test_the_persona_greets_and_answers() -> None:
+    assert chat("hello") == ["Ada: Good day.", "Ada: hello? (2 turns)"]
+
+
+def test_the_history_grows_and_reset_empties_it() -> None:
+    lines = chat("one", "two", "/reset", "three")
+    assert [line for line in lines if "turns)" in line] == [
+        "Ada: one? (2 turns)",
+        "Ada: two? (4 turns)",
+        "Ada: three? (2 turns)",
+    ]
+
+
+def test_quit_leaves_what_follows_unread() -> None:
+    assert chat("/quit", "hello") == ["Ada: Good day."]
+
+
+def test_an_empty_line_says_nothing() -> None:
+    assert chat("", "   ") == ["Ada: Good day."]
+
+
+def test_another_persona_takes_over_with_its_greeting() -> None:
+    other = load_catalogue(None).get(load_catalogue(None).names()[0])
+    lines = chat(f"/persona {other.name.lower()}", "hi")
+    assert lines[1] == f"{other.name}: {other.greeting}"
+    assert lines[2] == f"{other.name}: hi? (2 turns)"
+
+
+def test_an_unknown_persona_is_refused_and_the_chat_goes_on() -> None:
+    lines = chat("/persona Nobody Of That Name", "hi")
+    assert lines[1].startswith("(")
+    assert lines[2] == "Ada: hi? (2 turns)"
+
+
+def test_persona_without_a_name_shows_who_speaks() -> None:
+    assert chat("/persona")[1] == "(Ada: My name is Ada.)"
+
+
+def test_regenerate_replaces_the_last_reply_with_another_seed() -> None:
+    who = partner()
+    first = who.say("hello")
+    again = who.regenerate()
+    assert again is not None
+    assert again.seed != first.seed
+    assert [turn.role for turn in who.turns] == [Role.BOT, Role.USER, Role.BOT]
+
+
+def test_there_is_nothing_to_regenerate_before_the_first_message() -> None:
+    assert chat("/regenerate")[1] == "(There is no reply to say differently yet.)"
+
+
+def test_settings_change_and_unset() -> None:
+    lines = chat("/settings top_p 0.5", "/settings top-p default", "/settings top_p 7", "/settings colour red")
+    assert "top_p 0.5" in lines[1]
+    assert "nothing" in lines[2]
+    assert "less than or equal to 1" in lines[3]
+    assert lines[4].startswith("(Usage: /settings NAME VALUE")
+
+
+def test_an_unknown_command_is_not_sent_to_the_model() -> None:
+    assert chat("/persone Ada")[1] == "(There is no command /persone. Did you mean /persona?)"
+
+
+def test_help_lists_every_command() -> None:
+    text = "\n".join(chat("/help"))
+    for name in ("/persona", "/reset", "/regenerate", "/settings", "/help", "/quit"):
+        assert name in text
+
+
+def test_seeds_derive_from_the_first_and_the_position() -> None:
+    one, two = partner(7), partner(7)
+    seeds = [one.say("a").seed, one.say("b").seed]
+    assert [two.say("x").seed, two.say("y").seed] == seeds
+    assert len({*seeds, partner(8).say("a").seed}) == 3
+    assert seeds[0] == derived_seed(7, 0)
+
+
+def test_without_a_seed_every_reply_has_one_of_its_own() -> None:
+    who = partner(None)
+    assert who.say("a").seed != who.say("a").seed
+
+
+def test_a_message_that_could_not_be_answered_is_not_remembered() -> None:
+    def fail(*_: object) -> Said:
+        raise KeyboardInterrupt
+
+    who = LocalPartner(fail, ADA, settings=GenerationSettings())
+    with pytest.raises(KeyboardInterrupt):
+        who.say("hello")
+    assert [turn.text for turn in who.turns] == ["Good day."]
+
+
+def test_ctrl_c_stops_the_reply_and_not_the_chat() -> None:
+    calls: list[str] = []
+
+    def first_interrupted(persona: Persona, turns: Sequence[Turn], settings: GenerationSettings) -> Said:
+        calls.append(turns[-1].text)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return echo(persona, turns, settings)
+
+    who = LocalPartner(first_interrupted, ADA, settings=GenerationSettings())
+    assert chat("one", "two", with_partner=who)[1:] == ["(Stopped waiting for the reply.)", "Ada: two? (2 turns)"]
+
+
+def test_replies_cannot_steer_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\rc\nd\x9b") == "a[2Jbc\nd"
+
+
+def test_commands_and_names_complete() -> None:
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    completer = ChatCompleter(["Ada Lovelace", "Boone"])
+
+    def offers(text: str) -> list[str]:
+        return [found.text for found in completer.get_completions(Document(text), CompleteEvent())]
+
+    assert offers("/re") == ["regenerate", "reset"]
+    assert offers("/persona ad") == ["Ada Lovelace"]
+    assert offers("hello /re") == []
+
+
+def test_changed_settings_take_both_spellings() -> None:
+    assert changed_settings(GenerationSettings(), "max-new-tokens=5").max_new_tokens == 5

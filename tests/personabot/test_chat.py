@@ -1,0 +1,94 @@
+"""`personabot chat` as a process: through a pipe, from a prompt file, into an output file."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from personas.catalogue import load_catalogue
+from tests.helpers.cli import personabot
+
+PERSONA = load_catalogue(None).names()[0]
+
+
+def test_it_chats_through_a_pipe(home: Path, tiny_model: Path) -> None:
+    done = personabot(
+        "chat",
+        "--persona",
+        PERSONA,
+        "--model-path",
+        tiny_model,
+        home=home,
+        stdin="hello\n/settings\nwhat now?\n/quit\n",
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum(line.startswith(f"{PERSONA}: ") for line in lines) == 3
+    assert "\x1b" not in done.stdout
+
+
+def write_prompts(folder: Path) -> Path:
+    path = folder / "prompts.txt"
+    path.write_text("hello\n\nwhat is your name?\ndo you like it here?\n", encoding="utf-8")
+    return path
+
+
+def answered(home: Path, model: Path, out: Path, *flags: str) -> list[dict[str, object]]:
+    done = personabot(
+        "chat", "--model-path", model, "--prompt-file", write_prompts(home), "--output-file", out, *flags, home=home
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_same_seed_writes_the_same_file(home: Path, tiny_model: Path) -> None:
+    flags = ("--persona", PERSONA, "--seed", "7", "--temperature", "1.2", "--top-k", "50")
+    first = answered(home, tiny_model, home / "a.jsonl", *flags)
+    answered(home, tiny_model, home / "b.jsonl", *flags)
+    assert (home / "a.jsonl").read_bytes() == (home / "b.jsonl").read_bytes()
+    assert [entry["prompt"] for entry in first] == ["hello", "what is your name?", "do you like it here?"]
+    assert all(set(entry) == {"persona", "prompt", "reply", "model", "seed"} and entry["reply"] for entry in first)
+
+
+def test_another_seed_says_something_else(home: Path, tiny_model: Path) -> None:
+    replies = [
+        [entry["reply"] for entry in answered(home, tiny_model, home / "out.jsonl", "--seed", seed)] for seed in "12"
+    ]
+    assert replies[0] != replies[1]
+
+
+def test_continue_makes_one_conversation_of_the_prompts(home: Path, tiny_model: Path) -> None:
+    flags = ("--no-do-sample", "--seed", "7")
+    fresh = answered(home, tiny_model, home / "a.jsonl", *flags)
+    running = answered(home, tiny_model, home / "b.jsonl", *flags, "--continue")
+    assert fresh[0]["reply"] == running[0]["reply"]
+    assert [entry["reply"] for entry in fresh[1:]] != [entry["reply"] for entry in running[1:]]
+
+
+def test_a_transcript_without_jsonl_is_for_people(home: Path, tiny_model: Path) -> None:
+    out = home / "out.txt"
+    done = personabot(
+        "chat", "--persona", PERSONA, "--model-path", tiny_model, "--prompt-file", "-", "--output-file", out,
+        home=home, stdin="hello\n",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = out.read_text(encoding="utf-8")
+    assert text.startswith(f"# {PERSONA}\n")
+    assert f"You: hello\n{PERSONA}: " in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model-path", "no/such/folder"], "no/such/folder"),
+        (["--persona", "Nobody At All"], "Nobody At All"),
+        (["--prompt-file", "missing.txt"], "missing.txt"),
+        (["--top-p", "3"], "--top-p"),
+        (["--continue"], "--continue needs --prompt-file"),
+    ],
+)
+def test_a_mistake_ends_in_one_clear_message(home: Path, flags: list[str], message: str) -> None:
+    done = personabot("chat", *flags, home=home, stdin="hello\n")
+    assert done.returncode in (1, 2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
