@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ def embedded_server() -> Iterator[EmbeddedServer]:
     with tempfile.TemporaryDirectory(prefix="pb") as folder:
         server = EmbeddedServer(Path(folder) / "redis")
         server.start()
+        with contextlib.closing(connect(server.url)) as client:
+            client.config_set("appendfsync", "no")  # what survives a power cut is tested with servers of their own
         yield server
         server.release()
 
