@@ -3,10 +3,13 @@
 PersonabotError
 ├── CheckpointError      a checkpoint folder is missing something or damaged
 ├── LayoutError          a layout is unknown, or does not fit its tokenizer
+├── PersonaFileError     persona files have problems; all of them are listed
 ├── SettingsError        a setting is unknown, or its value is not allowed
+├── UnknownPersona       nobody in the catalogue has that name
 └── (each room adds its own below this root)
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -29,7 +32,28 @@ class LayoutError(PersonabotError):
     exit_status = 2
 
 
+class PersonaFileError(PersonabotError):
+    """Persona files have problems; each is one line of the message: file, line, field, what was expected."""
+
+    exit_status = 2
+
+    def __init__(self, problems: Sequence[object]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
 class SettingsError(PersonabotError):
     """A setting is unknown, or its value is not allowed."""
 
     exit_status = 2
+
+
+class UnknownPersona(PersonabotError):
+    """Nobody in the catalogue has that name."""
+
+    exit_status = 2
+
+    def __init__(self, name: str, close: Sequence[str] = ()) -> None:
+        hint = f"Did you mean {' or '.join(close)}?" if close else "See who there is: personabot personas list"
+        super().__init__(f"There is no persona called {name!r}. {hint}")
+        self.name, self.close = name, tuple(close)

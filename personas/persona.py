@@ -5,11 +5,14 @@ Owns the model and its rules, not the files it is read from (`catalogue`) nor ho
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
 
 
 class GenerationSettings(BaseModel):
@@ -47,18 +50,19 @@ class Persona(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80)]
+    name: Name
     description: Line | None = None
     facts: tuple[Line, ...] = ()
     greeting: Line | None = None
     examples: tuple[ExampleTurn, ...] = ()
-    avatar: str | None = None
+    avatar: Line | None = None
     generation: GenerationSettings = GenerationSettings()
-    checkpoint: str | None = None
+    checkpoint: Line | None = None
 
-    @model_validator(mode="after")
-    def _name_is_among_the_facts(self) -> Self:
-        first_name = self.name.split()[0].casefold()
-        if self.facts and not any(first_name in fact.casefold() for fact in self.facts):
-            raise ValueError(f"expected one of the facts to say the name, such as 'My name is {self.name}.'")
-        return self
+    @field_validator("facts")
+    @classmethod
+    def _name_is_among_the_facts(cls, facts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        name = info.data.get("name", "")
+        if facts and name and not any(name.split()[0].casefold() in fact.casefold() for fact in facts):
+            raise ValueError(f"expected one of the facts to say the name, such as 'My name is {name}.'")
+        return facts
