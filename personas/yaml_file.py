@@ -128,7 +128,7 @@ def _plain(node: Node, where: Where, source: Source, seen: set[int]) -> Any:
         return dict(_items(node, where, source, seen))
     if isinstance(node, SequenceNode):
         return [_plain(item, (*where, index), source, seen) for index, item in enumerate(node.value)]
-    return _scalar(node, tag)
+    return _scalar(node, tag) if isinstance(node, ScalarNode) else None
 
 
 def _items(node: MappingNode, where: Where, source: Source, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
-from ruamel.yaml import YAML
+
+from personas.errors import PersonaFileError
+from personas.yaml_file import read, validated
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 SHIPPED = Path(__file__).with_name("probes.yaml")
@@ -39,7 +41,7 @@ class Probe(BaseModel):
 
     def is_used_in(self, reply: str) -> bool:
         """Return whether an expected pattern begins at the start of a word of `reply`."""
-        plain = reply.replace("’", "'")
+        plain = reply.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
         return any(re.search(rf"\b(?:{pattern})", plain, re.IGNORECASE) for pattern in self.expect)
 
 
@@ -59,5 +61,9 @@ class Probes(BaseModel):
 
 
 def load_probes(path: Path = SHIPPED) -> Probes:
-    """Read a probe file; the shipped one covers the catalogue."""
-    return Probes.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    """Read a probe file, the shipped one covers the catalogue; raises `PersonaFileError` naming every problem."""
+    source = read(path)
+    probes = validated(source, Probes)
+    if probes is None:
+        raise PersonaFileError(source.sorted_problems())
+    return probes
