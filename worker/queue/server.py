@@ -7,6 +7,7 @@ Owns `data_dir/redis` (append-only file, socket or port, log). Knows nothing of 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -33,6 +34,8 @@ START_TIMEOUT_S: Final = 30.0  # a long append-only file is read before the serv
 STOP_TIMEOUT_S: Final = 20.0
 POLL_S: Final = 0.02
 MAX_SOCKET_PATH: Final = 100  # bytes; Linux allows 107, macOS 103
+# Servers that outlive the object that launched them: dropping a Popen of a living child is a warning.
+_launched: list[subprocess.Popen[bytes]] = []
 CONFIG: Final = """\
 dir {folder}
 appendonly yes
@@ -129,6 +132,12 @@ class EmbeddedServer:
         if not _wait(lambda: self._has_exited() and not self.is_running(), STOP_TIMEOUT_S):
             log.warning("the embedded server did not stop in time and is left running", folder=str(self.folder))
 
+    def kill(self) -> None:
+        """End the server as a power cut would: for tests of what survives one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def _launch(self) -> None:
         binary = find_binary()
         config = self.folder / "valkey.conf"
@@ -142,6 +151,7 @@ class EmbeddedServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        _launched.append(self._process)
         if not _wait(lambda: self.is_running() or self._has_died(), START_TIMEOUT_S) or self._has_died():
             raise NoServer(
                 f"The embedded Valkey server did not start; {self.folder / 'valkey.log'} says why. "
@@ -219,6 +229,12 @@ def _wait(condition: Callable[[], bool], timeout_s: float) -> bool:
             return False
         time.sleep(POLL_S)
     return True
+
+
+@atexit.register
+def _reap() -> None:
+    for process in _launched:
+        process.poll()
 
 
 def _free_port() -> int:
