@@ -71,7 +71,7 @@ def check(
         list[Path] | None, typer.Argument(help="Files or folders; without any, all that `list` reads.")
     ] = None,
 ) -> None:
-    """Check persona files: every problem with file, line, field and what was expected; exit status 1 if there is one."""
+    """Check persona files, name every problem with line, field and what was expected; exit status 1 if there is any."""
     entries, problems = read_entries(*(paths or _folders()))
     for problem in problems:
         typer.echo(problem)
