@@ -57,9 +57,7 @@ class Step:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Cache key and value (K, T, D) and let query (H, T, D) attend; returns (T, H, D)."""
         self.num_layers_seen += 1
-        keys, values = self.cache.write(
-            layer, self.slots, self.positions, key.transpose(0, 1), value.transpose(0, 1)
-        )
+        keys, values = self.cache.write(layer, self.slots, self.positions, key.transpose(0, 1), value.transpose(0, 1))
         num_heads, num_rows = query.shape[:2]
         query = (query * scaling).to(keys.dtype)
         mixed = torch.empty((num_rows, num_heads, values.shape[-1]), dtype=keys.dtype, device=keys.device)
@@ -68,7 +66,9 @@ class Step:
             mixed[:num_singles] = self._attend_singles(query[:, :num_singles], keys, values)
         for span, future in zip(self._long, self._future, strict=True):
             rows = slice(span.offset, span.offset + span.num_rows)
-            mixed[rows] = _attend_span(query[:, rows], keys[span.slot, :, : span.end], values[span.slot, :, : span.end], future)
+            mixed[rows] = _attend_span(
+                query[:, rows], keys[span.slot, :, : span.end], values[span.slot, :, : span.end], future
+            )
         return mixed
 
     def _prepare_singles(self) -> None:

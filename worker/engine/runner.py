@@ -54,7 +54,9 @@ def make_runner(model: PreTrainedModel, *, max_num_seqs: int, window: int) -> Ru
         if model.config.model_type not in PROVEN_TYPES:
             _check_agreement(model, runner, before)
     except Exception as error:
-        log.warning("no batched runner for this model, one request at a time", model=model.config.model_type, why=str(error))
+        log.warning(
+            "no batched runner for this model, one request at a time", model=model.config.model_type, why=str(error)
+        )
         model.set_attn_implementation(before)
         return SequentialRunner(model)
     return runner
@@ -106,9 +108,7 @@ class RaggedRunner:
 
     def _logits(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> Tensor:
         options: dict[str, Any] = {"logits_to_keep": last} if self._can_choose_logits else {}
-        output = self._model(
-            input_ids=ids[None], position_ids=positions[None], use_cache=False, step=step, **options
-        )
+        output = self._model(input_ids=ids[None], position_ids=positions[None], use_cache=False, step=step, **options)
         logits: Tensor = output.logits[0]
         return (logits if self._can_choose_logits else logits[last]).float()
 

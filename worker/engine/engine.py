@@ -1,0 +1,241 @@
+"""The engine: one thread that owns the model and answers many requests at once.
+
+Each turn of its loop reads: schedule, run, sample, publish. Knows neither conversations nor text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+import torch
+from transformers import PreTrainedModel
+
+from worker.engine.errors import (
+    DeadlinePassed,
+    EngineBusy,
+    EngineError,
+    EngineStopped,
+    GenerationFailed,
+    RequestRefused,
+)
+from worker.engine.request import Chunk, Completion, FinishReason, Request, Sequence
+from worker.engine.runner import Runner, make_runner, model_window
+from worker.engine.sampler import Sampler
+from worker.engine.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from worker.loading import LoadedModel
+
+log = structlog.get_logger(__name__)
+
+MAX_GENERATION_S = 60.0
+NO_FINITE_SCORE = (
+    "the model gave no finite score: its weights are damaged, or float16 is too narrow for it (try --dtype float32)"
+)
+Outcome = Completion | EngineError
+
+
+class Engine:
+    """Generates for up to `max_num_seqs` requests side by side; more wait.
+
+    >>> with Engine(model, stop_ids={0}) as engine:
+    ...     completion = engine.submit(Request(prompt_ids=(5, 6, 7))).result()
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        stop_ids: Iterable[int] = (),
+        banned_ids: Iterable[int] = (),
+        window: int | None = None,
+        max_num_seqs: int = 16,
+        max_num_waiting: int = 256,
+        max_step_tokens: int = 512,
+        max_generation_s: float = MAX_GENERATION_S,
+        num_threads: int | None = None,
+    ) -> None:
+        self.window = min(window or model_window(model), model_window(model))
+        self._model = model
+        self._stop_ids = frozenset(stop_ids)
+        self._runner: Runner = make_runner(model, max_num_seqs=max_num_seqs, window=self.window)
+        self._sampler = Sampler(banned_ids=banned_ids, stop_ids=self._stop_ids, device=model.device)
+        self._scheduler = Scheduler(
+            max_num_seqs=max_num_seqs, max_num_waiting=max_num_waiting, max_step_tokens=max_step_tokens
+        )
+        self._max_generation_s = max_generation_s
+        self._num_threads = num_threads
+        # Guards the scheduler and the flags; never held while the model runs or a future's callbacks do.
+        self._changed = threading.Condition()
+        self._is_stopping = False
+        self._is_draining = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @classmethod
+    def for_model(cls, loaded: LoadedModel, **options: Any) -> Self:
+        """Return an engine that stops and bans as the model's layout says."""
+        return cls(
+            loaded.model, stop_ids=loaded.layout.stop_ids, banned_ids=loaded.banned_ids, window=loaded.window, **options
+        )
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, request: Request) -> Future[Completion]:
+        """Let `request` wait for its turn. Cancelling the future ends it between two steps."""
+        self._check(request)
+        sequence = Sequence(request)
+        with self._changed:
+            if self._is_stopping or self._is_draining:
+                raise EngineStopped("the engine is stopped")
+            self._scheduler.add(sequence)
+            self._changed.notify()
+        return sequence.future
+
+    def stop(self, *, drain: bool = False, timeout_s: float = MAX_GENERATION_S) -> None:
+        """End the thread: at once, or with `drain` after what was submitted is answered. May be called twice."""
+        with self._changed:
+            self._is_draining = True
+            self._is_stopping |= not drain
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+            with self._changed:
+                self._is_stopping = True
+                self._changed.notify()
+            self._thread.join()
+
+    @property
+    def num_running(self) -> int:
+        """The number of requests that hold a slot."""
+        return len(self._scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of requests that wait for a slot."""
+        return len(self._scheduler.waiting)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _check(self, request: Request) -> None:
+        num_prompt = len(request.prompt_ids)
+        if not num_prompt:
+            raise RequestRefused("the prompt is empty")
+        if num_prompt >= self.window:
+            raise RequestRefused(f"the prompt has {num_prompt} tokens, the model reads at most {self.window - 1}")
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self._runner.vocabulary_size:
+            raise RequestRefused(f"the prompt has ids beyond the model's {self._runner.vocabulary_size} tokens")
+
+    def _run(self) -> None:
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)
+        try:
+            while self._wait_for_work():
+                self._step()
+            self._end_all(EngineStopped("the engine was stopped before the reply was complete"))
+        except Exception as error:  # a defect of ours: nobody may be left waiting for a thread that is gone
+            log.exception("the engine's thread died")
+            self._end_all(EngineStopped(f"the engine died: {error!r}. Restart the worker."))
+
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to compute; return False when it is time to end."""
+        with self._changed:
+            while not self._is_stopping:
+                if self._scheduler.running or self._scheduler.waiting:
+                    return True
+                if self._is_draining:
+                    return False
+                self._changed.wait()
+        return False
+
+    def _step(self) -> None:
+        self._end_overdue()
+        with self._changed:
+            chunks = self._scheduler.schedule()
+        now = time.monotonic()
+        for chunk in chunks:
+            chunk.sequence.started_at = chunk.sequence.started_at or now
+        if chunks:
+            self._publish(self._compute(chunks))
+
+    def _compute(self, chunks: list[Chunk]) -> list[tuple[Chunk, int | EngineError | None]]:
+        """Run and sample: a token for each chunk that ends its sequence. After an error, each chunk by itself."""
+        try:
+            ending = [chunk for chunk in chunks if chunk.is_last]
+            tokens = self._sampler.sample(self._runner.run(chunks), [chunk.sequence for chunk in ending])
+        except Exception as error:
+            if len(chunks) > 1:
+                log.exception("a step failed, trying its requests one by one", num_requests=len(chunks))
+                return [outcome for chunk in chunks for outcome in self._compute([chunk])]
+            log.exception("a request failed", num_tokens=len(chunks[0].sequence.ids))
+            return [(chunks[0], GenerationFailed(f"the model failed: {error!r}"))]
+        sampled = {
+            id(chunk): GenerationFailed(NO_FINITE_SCORE) if token is None else token
+            for chunk, token in zip(ending, tokens, strict=True)
+        }
+        return [(chunk, sampled.get(id(chunk))) for chunk in chunks]
+
+    def _publish(self, computed: list[tuple[Chunk, int | EngineError | None]]) -> None:
+        """Append the tokens, and answer the requests that are complete."""
+        now = time.monotonic()
+        for chunk, result in computed:
+            sequence = chunk.sequence
+            if isinstance(result, EngineError):
+                self._end(sequence, result)
+                continue
+            sequence.num_cached_tokens = chunk.end
+            if result is None:
+                continue
+            sequence.ids.append(result)
+            sequence.first_token_at = sequence.first_token_at or now
+            if result in self._stop_ids:
+                self._end(sequence, sequence.completion(FinishReason.STOP))
+            elif len(sequence.ids) >= sequence.max_tokens(self.window):
+                self._end(sequence, sequence.completion(FinishReason.LENGTH))
+
+    def _end_overdue(self) -> None:
+        """End what was cancelled and what has had its time."""
+        now = time.monotonic()
+        with self._changed:
+            everyone = self._scheduler.everyone()
+        for sequence in everyone:
+            ends = [sequence.deadline or now + 1.0, (sequence.started_at or now) + self._max_generation_s]
+            if sequence.future.cancelled() or min(ends) < now:
+                has_text = bool(sequence.num_new_tokens)
+                late = DeadlinePassed("the time for this reply was over before its first token")
+                self._end(sequence, sequence.completion(FinishReason.TIME) if has_text else late)
+
+    def _end_all(self, error: EngineStopped) -> None:
+        with self._changed:
+            self._is_stopping = True
+            everyone = self._scheduler.everyone()
+        for sequence in everyone:
+            self._end(sequence, error)
+
+    def _end(self, sequence: Sequence, outcome: Outcome) -> None:
+        """Free the sequence's slot and tell whoever waits, unless they have cancelled."""
+        with self._changed:
+            slot = sequence.slot
+            self._scheduler.finish(sequence)
+        if slot is not None:
+            self._runner.release(slot)
+        if not sequence.future.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, EngineError):
+            sequence.future.set_exception(outcome)
+        else:
+            sequence.future.set_result(outcome)
+
+
+__all__ = ["Engine", "EngineBusy", "EngineError"]
