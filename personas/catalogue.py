@@ -82,11 +82,12 @@ class Catalogue:
 
     def _close_to(self, wanted: str) -> list[str]:
         """Return up to three names that resemble `wanted` as a whole, in a word, or by the file's name."""
-        keys = {key: key for key in self._by_name}
-        keys |= {word: key for key in self._by_name for word in key.split() if len(word) > 2}
-        keys |= {stem: entry.persona.name.casefold() for stem, entry in self._by_stem.items()}
-        near = [keys[match] for match in difflib.get_close_matches(wanted, list(keys), n=6, cutoff=0.6)]
-        return [self._by_name[key].persona.name for key in dict.fromkeys(near)][:3]
+        known: dict[str, list[str]] = {}
+        for key, entry in self._by_name.items():
+            for spelling in {key, entry.file.stem.casefold(), *key.split()}:
+                known.setdefault(spelling, []).append(entry.persona.name)
+        near = difflib.get_close_matches(wanted, [word for word in known if len(word) > 2], n=6, cutoff=0.6)
+        return list(dict.fromkeys(name for word in near for name in known[word]))[:3]
 
 
 def load_catalogue(personas_dir: Path | None) -> Catalogue:
