@@ -56,7 +56,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     """Check that `folder` is a complete checkpoint and describe it; raise `CheckpointError` otherwise."""
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
-        raise CheckpointError(f"{folder} is not a checkpoint: {DESCRIPTION_FILE} is missing. Point to a folder made by `personabot train`.")
+        raise CheckpointError(
+            f"{folder} is not a checkpoint: {DESCRIPTION_FILE} is missing. Point to a folder made by `personabot train`."
+        )
     try:
         description = Description.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -66,7 +68,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     names = (*WEIGHT_FILES[description.kind], "layout.json", "tokenizer.json")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{folder}: {', '.join(missing)} missing. Copy the whole folder again, or train it again.")
+        raise CheckpointError(
+            f"{folder}: {', '.join(missing)} missing. Copy the whole folder again, or train it again."
+        )
     if description.kind == "adapter" and not description.base:
         raise CheckpointError(f"{path}: base: an adapter must name the model it was trained on.")
     return Checkpoint(folder, description.kind, description.base, description.generation, _digest(folder, names))

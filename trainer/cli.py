@@ -27,7 +27,9 @@ def train(
     valid: Annotated[list[Path] | None, typer.Option(help="Held-out dialogue to look at on the way.")] = None,
     train_tokens: Annotated[int | None, typer.Option(help="Length of the run, in processed tokens.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Processed tokens of an optimizer step.")] = None,
-    micro_tokens: Annotated[int | None, typer.Option(help="Padded tokens of a forward pass; less needs less memory.")] = None,
+    micro_tokens: Annotated[
+        int | None, typer.Option(help="Padded tokens of a forward pass; less needs less memory.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The longest sequence, in tokens.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
     loss_on: Annotated[str | None, typer.Option(help="bot, or both speakers' turns.")] = None,
@@ -70,7 +72,9 @@ def evaluate(
     format: Annotated[str | None, typer.Option(help="The file's format, where it is not recognised.")] = None,
     both_sides: Annotated[bool, typer.Option("--both-sides", help="Also score the first speaker's turns.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first so many dialogues.")] = None,
-    is_probe: Annotated[bool, typer.Option("--probe", help="Ask every catalogue persona for its name and facts.")] = False,
+    is_probe: Annotated[
+        bool, typer.Option("--probe", help="Ask every catalogue persona for its name and facts.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the probe's replies.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
@@ -81,11 +85,16 @@ def evaluate(
     """Measure a checkpoint: perplexities and bits per byte on DATA, and with --probe how it keeps to its persona."""
     if data is None and not is_probe:
         raise PersonabotError("nothing to evaluate: name a data file, or ask for --probe")
-    from trainer.card import record
     from worker.loading import load_model
 
+    from trainer.card import record
+
     loaded = load_model(checkpoint, device=device, dtype=dtype)
-    figures: dict[str, Any] = {"model": loaded.name, "digest": loaded.digest, "dtype": str(loaded.dtype).removeprefix("torch.")}
+    figures: dict[str, Any] = {
+        "model": loaded.name,
+        "digest": loaded.digest,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+    }
     if data is not None:
         scored = _score(loaded, data, format, both_sides, limit)
         figures |= {"data": data.name, **scored}
@@ -129,11 +138,12 @@ def _score(loaded: Any, data: Path, format: str | None, both_sides: bool, limit:
 
 
 def _probe(loaded: Any, seed: int, samples: Path | None) -> dict[str, Any]:
+    from worker.respond import Responder
+
     from personas.catalogue import load_catalogue
     from trainer.probe import probe
     from trainer.probes import load_probes
     from worker.engine.engine import Engine
-    from worker.respond import Responder
 
     engine = Engine.for_model(loaded)
     engine.start()

@@ -28,7 +28,9 @@ class Source(_Strict):
     share: float = Field(1.0, gt=0)
     licence: str = ""
     both_sides: bool = Field(True, description="also train the first speaker's side, where the data has its persona")
-    spaced: float = Field(0.0, ge=0, le=1, description="share written with spaces around punctuation, as ConvAI2's files are")
+    spaced: float = Field(
+        0.0, ge=0, le=1, description="share written with spaces around punctuation, as ConvAI2's files are"
+    )
     named: float = Field(0.0, ge=0, le=1, description="share that is given a name where the data has none")
     questions: float = Field(0.0, ge=0, le=1, description="share with inserted questions about the persona")
     drop_facts: float = Field(0.0, ge=0, le=1, description="greatest share of facts left out at random")
@@ -48,7 +50,7 @@ class Lora(_Strict):
     """Low-rank adaptation of every linear layer (Hu et al. 2021), through peft."""
 
     rank: int = Field(16, ge=1)
-    alpha: float = Field(16.0, gt=0)
+    alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
 
 
@@ -69,7 +71,9 @@ class TrainConfig(_Strict):
     micro_tokens: int = Field(4096, ge=64, description="padded tokens of one forward pass")
     learning_rate: float = Field(1e-3, gt=0)
     warmup: float = Field(0.03, ge=0, le=1, description="share of the run in which the rate rises")
-    decay: float = Field(0.4, ge=0, le=1, description="share of the run, at its end, in which it falls linearly to zero")
+    decay: float = Field(
+        0.4, ge=0, le=1, description="share of the run, at its end, in which it falls linearly to zero"
+    )
     weight_decay: float = Field(0.01, ge=0)
     max_norm: float = Field(1.0, gt=0)
     dtype: Literal["bf16", "fp32"] = "bf16"

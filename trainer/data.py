@@ -134,7 +134,11 @@ def vary(dialogue: Dialogue, source: Source, key: str) -> Dialogue:
     is_lower = bool(dialogue.turns) and all(turn.text == turn.text.lower() for turn in dialogue.turns)
     if is_lower and dialogue.name and rng.random() < 0.8:
         dialogue = Dialogue(
-            tuple(f.lower() for f in dialogue.facts), dialogue.turns, dialogue.partner_facts, dialogue.name, dialogue.partner_name
+            tuple(f.lower() for f in dialogue.facts),
+            dialogue.turns,
+            dialogue.partner_facts,
+            dialogue.name,
+            dialogue.partner_name,
         )
     if rng.random() < source.questions:
         num_questions = rng.choice((1, 1, 2, 3))

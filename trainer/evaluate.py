@@ -22,7 +22,7 @@ Hidden = Callable[[Tensor], Tensor]
 
 @dataclass(slots=True)
 class Score:
-    """Sums over the bot's turns. NLL in nats; words are what white space parts; the stop token counts as a token only."""
+    """Sums over the bot's turns. NLL in nats; words are what white space parts; the stop token is a token only."""
 
     nll_text: float = 0.0
     nll_stop: float = 0.0

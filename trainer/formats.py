@@ -96,7 +96,7 @@ def _sniff_json(first: str, start: str) -> str:
 def open_text(path: Path) -> io.TextIOBase:
     """Open a text file, gzipped or not."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")  # type: ignore[return-value]
+        return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""The language-model loss at labelled positions only, without ever holding all logits at once. Knows tensors, not data."""
+"""The language-model loss at labelled positions only, never holding all logits at once. Knows tensors, not data."""
 
 from __future__ import annotations
 
@@ -51,5 +51,5 @@ class SparseHeadLoss(torch.autograd.Function):
 
 def sparse_head_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the summed loss; see `SparseHeadLoss`."""
-    result: Tensor = SparseHeadLoss.apply(hidden, weight, targets)
+    result: Tensor = SparseHeadLoss.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return result

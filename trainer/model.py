@@ -103,11 +103,11 @@ class TrainingModel:
 
     @classmethod
     def from_base(
-        cls, base: str, *, lora: Lora | None, layout: Layout, generation: GenerationSettings
+        cls, base: str, *, lora: Lora | None, layout: Layout, generation: GenerationSettings, dtype: torch.dtype
     ) -> TrainingModel:
-        """Load `base`; with `lora`, freeze it (bf16) and add the adapter (fp32), else all of it trains."""
-        dtype = torch.bfloat16 if lora else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(resolve_base(base), dtype=dtype)
+        """Load `base`; with `lora`, freeze it in `dtype` and add the adapter in fp32, else all of it trains in fp32."""
+        stored = dtype if lora else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(resolve_base(base), dtype=stored)
         if layout.vocabulary_size > model.config.vocab_size:
             model.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
         if lora is None:
@@ -128,7 +128,7 @@ class TrainingModel:
     @property
     def head(self) -> Tensor:
         """The output embedding (V, H)."""
-        weight: Tensor = self.model.get_output_embeddings().weight
+        weight: Tensor = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
         return weight
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -183,12 +183,11 @@ def _with_adapter(model: PreTrainedModel, lora: Lora) -> Any:
     for module in adapter.modules():
         # Autocast does the casting; peft's own would send every activation through fp32.
         if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
+            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010
     for parameter in adapter.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapter
-
 
 
 def base_tokenizer(base: str) -> str:

@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from worker.respond import Responder
+
 from personas.catalogue import Catalogue
 from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
 from trainer.probes import Probe, Probes
-from worker.respond import Responder
 
 NUM_THREADS = 16
 
@@ -60,6 +61,6 @@ def _ask(responder: Responder, persona: Persona, entry: Probe, question: str, *,
         "fact": entry.fact,
         "question": question,
         "reply": reply.text,
-        "used": entry.is_used(reply.text),
+        "used": entry.is_used_in(reply.text),
         "seed": own_seed,
     }

@@ -31,6 +31,7 @@ from trainer.tokenizer import train_tokenizer
 log = structlog.get_logger(__name__)
 
 STATE_FILE = "state.pt"
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(slots=True)
@@ -66,13 +67,17 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         corpora = [Corpus.read(source) for source in config.data]
         layout = _layout(config, corpora, folder)
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device)
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+        )
         model = (
-            TrainingModel.from_base(config.base, lora=config.lora, layout=layout, generation=config.generation)
+            TrainingModel.from_base(
+                config.base, lora=config.lora, layout=layout, generation=config.generation, dtype=DTYPES[config.dtype]
+            )
             if config.base
             else TrainingModel.from_scratch(config.scratch, layout, config.generation)
         )
-        model.model.to(device)
+        model.model.to(device)  # type: ignore[arg-type]
         stream = Stream(
             corpora,
             layout,
@@ -86,7 +91,7 @@ class Run:
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self.config.dtype == "bf16" else torch.float32
+        return DTYPES[self.config.dtype]
 
     def train(self) -> Path:
         """Run to the end, or to a signal; return the checkpoint folder. Resumes where `last/` left off."""
@@ -185,7 +190,7 @@ class Run:
 
     def _validate(self) -> None:
         for corpus in self.valid:
-            self.model.model.eval()
+            self.model.model.train(False)
             score = score_dialogues(
                 corpus.dialogues[: self.config.valid_dialogues],
                 self.layout,
@@ -227,7 +232,9 @@ class Run:
         shutil.rmtree(old, ignore_errors=True)
 
     def _resume(self, optimizer: torch.optim.Optimizer) -> None:
-        path = next((p for p in (self.folder / "last" / STATE_FILE, self.folder / ".old" / STATE_FILE) if p.exists()), None)
+        path = next(
+            (p for p in (self.folder / "last" / STATE_FILE, self.folder / ".old" / STATE_FILE) if p.exists()), None
+        )
         if path is None:
             return
         state = torch.load(path, weights_only=True)
@@ -324,4 +331,3 @@ def _layout(config: TrainConfig, corpora: list[Corpus], folder: Path) -> Layout:
         )
         kept.write_text(text, encoding="utf-8")
     return PersonaLayout(folder, max_tokens=config.max_tokens)
-

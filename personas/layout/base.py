@@ -1,12 +1,4 @@
-"""Layouts: the rule that turns persona + turns into token ids, the same for training and for serving.
-
-Pure functions over a tokenizer; knows nothing of models, Redis or platforms. Two layouts so far:
-
-- `persona`: `<bos> facts (<speaker2> user <eos> | <speaker1> bot <eos>)*`, speakers by role, no token types;
-- `chat`: the base model's own chat template, with the facts as the system message.
-
-Text that people wrote is never parsed as markup: it goes through a tokenizer in which special tokens are plain text.
-"""
+"""What every layout shares: turns as blocks, what fits the window, and how text of people stays text."""
 
 from __future__ import annotations
 
@@ -21,12 +13,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from personas.conversation import Role, Turn
-from personas.errors import LayoutError
 from personas.persona import ExampleTurn
 
 LAYOUT_FILE = "layout.json"
-TEMPLATE_FILE = "chat_template.jinja"
-PERSONA_TOKENS = ("<pad>", "<bos>", "<eos>", "<speaker1>", "<speaker2>")
 MAX_NAME_CHARS = 32
 # Cutting down to three quarters at a time keeps the start of the prompt, and so a cached prefix, for many turns.
 KEPT_SHARE = 0.75
@@ -232,158 +221,12 @@ class Layout(ABC):
         (folder / "tokenizer.json").write_text(self._markup.to_str(pretty=False), encoding="utf-8")
 
 
-class PersonaLayout(Layout):
-    """`<bos> facts (<speaker2> user <eos> | <speaker1> bot <eos>)*` for the GPT-2 family."""
-
-    name = "persona"
-
-    def __init__(self, folder_or_tokenizer: Path | str, *, max_tokens: int) -> None:
-        super().__init__(folder_or_tokenizer, max_tokens=max_tokens)
-        ids = [self._markup.token_to_id(token) for token in PERSONA_TOKENS]
-        if None in ids:
-            missing = [t for t, i in zip(PERSONA_TOKENS, ids, strict=True) if i is None]
-            raise LayoutError(f"layout persona: the tokenizer lacks {', '.join(missing)}. Train with this layout, or choose another.")
-        self._pad, self._bos, self._eos, self._bot, self._user = ids
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        return frozenset({self._eos})
-
-    @property
-    def banned_ids(self) -> frozenset[int]:
-        return frozenset({self._pad, self._bos, self._bot, self._user})
-
-    @property
-    def pad_id(self) -> int:
-        return int(self._pad)
-
-    def prefix(self, facts: Sequence[str]) -> list[int]:
-        return [self._bos, *self.encode(" ".join(facts))]
-
-    def block(self, role: Role, text: str) -> Block:
-        ids = self.encode(text)
-        speaker = self._bot if role is Role.BOT else self._user
-        return Block([speaker, *ids, self._eos], [Part.CONTEXT, *[Part.TEXT] * len(ids), Part.STOP])
-
-    def reply_header(self) -> list[int]:
-        return [self._bot]
-
-
-class ChatLayout(Layout):
-    """The base model's own chat template, the facts one a line in the system message."""
-
-    name = "chat"
-
-    def __init__(self, folder_or_tokenizer: Path | str, *, max_tokens: int, template: str | None = None) -> None:
-        super().__init__(folder_or_tokenizer, max_tokens=max_tokens)
-        if template is None:
-            if isinstance(folder_or_tokenizer, str):
-                raise LayoutError("layout chat: no chat template given")
-            template = _read_template(folder_or_tokenizer)
-        self._template = template
-        marks = _Marks.of(template)
-        self._system_open = self._markup_ids(marks.system_open)
-        self._system_close = self._markup_ids(marks.system_close)
-        self._open = {Role.USER: self._markup_ids(marks.user_open), Role.BOT: self._markup_ids(marks.bot_open)}
-        self._close = {Role.USER: self._markup_ids(marks.user_close), Role.BOT: self._markup_ids(marks.bot_close)}
-        self._special = frozenset(
-            int(i) for i, token in self._markup.get_added_tokens_decoder().items() if token.special
-        )
-        if not self._close[Role.BOT] or self._close[Role.BOT][0] not in self._special:
-            raise LayoutError("layout chat: the template does not end a bot turn with a special token, so replies could not stop")
-
-    def _markup_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._markup.encode(text, add_special_tokens=False).ids
-        return ids
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        return frozenset({self._close[Role.BOT][0]})
-
-    @property
-    def banned_ids(self) -> frozenset[int]:
-        return self._special - self.stop_ids
-
-    @property
-    def pad_id(self) -> int:
-        return self._close[Role.BOT][0]
-
-    def prefix(self, facts: Sequence[str]) -> list[int]:
-        return [*self._system_open, *self.encode("\n".join(facts)), *self._system_close]
-
-    def block(self, role: Role, text: str) -> Block:
-        ids, opening, closing = self.encode(text), self._open[role], self._close[role]
-        rest = [Part.CONTEXT] * (len(closing) - 1)
-        parts = [*[Part.CONTEXT] * len(opening), *[Part.TEXT] * len(ids), *([Part.STOP, *rest] if closing else [])]
-        return Block([*opening, *ids, *closing], parts)
-
-    def reply_header(self) -> list[int]:
-        return list(self._open[Role.BOT])
-
-    def write(self, folder: Path) -> None:
-        super().write(folder)
-        (folder / TEMPLATE_FILE).write_text(self._template, encoding="utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class _Marks:
-    """The strings a chat template puts around each message, found by rendering it around stand-ins."""
-
-    system_open: str
-    system_close: str
-    user_open: str
-    user_close: str
-    bot_open: str
-    bot_close: str
-
-    @classmethod
-    def of(cls, template: str) -> _Marks:
-        def pieces(*roles: str, prompt: bool = False) -> list[str]:
-            messages = [{"role": role, "content": _STAND_IN} for role in roles]
-            return _render(template, messages, prompt=prompt).split(_STAND_IN)
-
-        user_close = pieces("system", "user")[-1]
-        bot_open = pieces("system", "user", prompt=True)[-1].removeprefix(user_close)
-        bot_close = pieces("system", "user", "assistant")[-1]
-        opening, after_system, after_user, after_bot, _ = pieces("system", "user", "assistant", "user")
-        user_open = after_bot.removeprefix(bot_close)
-        if user_close + bot_open != after_user or not after_system.endswith(user_open):
-            raise LayoutError("layout chat: this chat template does not render turn by turn; use the layout persona instead")
-        return cls(opening, after_system.removesuffix(user_open), user_open, user_close, bot_open, bot_close)
-
-
-# A private-use character: no template contains it, and none treats it as white space.
-_STAND_IN = "\ue000"
-
-
-def _render(template: str, messages: list[dict[str, str]], *, prompt: bool) -> str:
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    try:
-        return environment.from_string(template).render(
-            messages=messages, add_generation_prompt=prompt, bos_token="", eos_token=""
-        )
-    except TemplateError as error:
-        raise LayoutError(f"layout chat: the chat template cannot render a system, user and assistant message: {error}") from error
-
-
-def _read_template(folder: Path) -> str:
-    path = folder / TEMPLATE_FILE
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    config = folder / "tokenizer_config.json"
-    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template") if config.is_file() else None
-    if not isinstance(template, str):
-        raise LayoutError(f"{folder}: no chat template ({TEMPLATE_FILE}); use the layout persona, or an instruct model")
-    return template
-
-
 def merged(turns: Sequence[Turn]) -> Iterable[tuple[Role, str]]:
     """Join each speaker's messages in a row with newlines; where several people talk, put their names first."""
     people = {turn.author_id or turn.name for turn in turns if turn.role is Role.USER}
-    for (role, _), group in itertools.groupby(turns, key=lambda t: (t.role, t.author_id if t.role is Role.USER else "")):
+    for (role, _), group in itertools.groupby(
+        turns, key=lambda t: (t.role, t.author_id if t.role is Role.USER else "")
+    ):
         same = list(group)
         text = "\n".join(turn.text.strip() for turn in same)
         name = " ".join(same[0].name.split())[:MAX_NAME_CHARS].rstrip(": ")
@@ -410,30 +253,3 @@ def _num_turns_before(turns: Sequence[Turn], num_blocks: int) -> int:
     """Count the turns in the first `num_blocks` merged blocks."""
     groups = itertools.groupby(turns, key=lambda t: (t.role, t.author_id if t.role is Role.USER else ""))
     return sum(len(list(group)) for _, group in itertools.islice(groups, num_blocks))
-
-
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (PersonaLayout, ChatLayout)}
-
-
-def load_layout(folder: Path) -> Layout:
-    """Read the layout stored in a checkpoint; refuse a name or version this program does not know."""
-    path = folder / LAYOUT_FILE
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        name, version, max_tokens = data["name"], data["version"], int(data["max_tokens"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LayoutError(f"{path}: expected a JSON object with name, version and max_tokens ({error})") from error
-    layout = LAYOUTS.get(name)
-    if layout is None or version != layout.version:
-        known = ", ".join(f"{entry.name} version {entry.version}" for entry in LAYOUTS.values())
-        raise LayoutError(f"{path}: layout {name!r} version {version} is not known here (known: {known}). Update personabot.")
-    return layout(folder, max_tokens=max_tokens)
-
-
-def layout_for_hf_folder(folder: Path, *, max_tokens: int) -> Layout:
-    """Choose the layout of a plain Hugging Face folder: our tokens, else a chat template, else refuse."""
-    try:
-        return PersonaLayout(folder, max_tokens=max_tokens)
-    except LayoutError:
-        pass
-    return ChatLayout(folder, max_tokens=max_tokens)
