@@ -9,9 +9,12 @@ Owns start and shutdown; what a task does is in `tasks`.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -19,6 +22,7 @@ from typing import Any, Final
 import redis
 import structlog
 from celery import signals
+from celery.platforms import SecurityWarning
 
 from personas.catalogue import Catalogue, UnknownPersona, load_catalogue
 from personas.errors import PersonabotError
@@ -27,6 +31,7 @@ from personas.persona import Persona
 from personas.settings import Settings, load_settings
 from personas.store import ConversationStore
 from worker import tasks
+from worker.engine.errors import EngineStopped
 from worker.queue.app import CHAT_QUEUE, app, make_app, num_threads
 from worker.queue.connection import broker_url, connect
 from worker.queue.mailbox import Mailbox
@@ -88,7 +93,7 @@ def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[
         mailbox, ConversationStore(client), speaker, Casting(catalogue, settings.default_persona).named, make_app(url)
     )
     heart = Heart(mailbox, replies)
-    tasks.install(replies)
+    tasks.install(replies, _end_without_engine)
     heart.start()
     log.info("ready", worker=name)
     try:
@@ -113,6 +118,13 @@ def loaded_speaker(settings: Settings) -> Iterator[tasks.Speaker]:
         yield Responder(loaded, engine, defaults=settings.generation)
     finally:
         engine.stop()
+
+
+def _end_without_engine(error: EngineStopped) -> None:
+    """A worker whose model is gone ends, so that whoever watches it starts a new one; the claims it held lapse."""
+    log.critical("the engine is gone, the worker ends", error=str(error))
+    _running.exit_status = 1
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Casting:
@@ -140,6 +152,7 @@ class _Running:
     settings: Settings | None = None
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     replies: tasks.Replies | None = None
+    exit_status: int = 0
 
 
 _running = _Running()
@@ -147,7 +160,11 @@ _running = _Running()
 
 def _keep_logging(**_: Any) -> None:
     """Celery leaves logging alone while somebody listens to this signal."""
-    configure_logging(_running.settings or load_settings(), process="worker")
+    settings = _running.settings or load_settings()
+    configure_logging(settings, process="worker")
+    if settings.log_level != "debug":  # two lines for every task, and the tasks write one themselves
+        logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
+        logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
 
 
 def _start(conf: Any, options: dict[str, Any], **_: Any) -> None:
@@ -182,7 +199,9 @@ def _stop(**_: Any) -> None:
 def run(settings: Settings) -> None:
     """Be a chat worker until SIGTERM or Ctrl-C; ends with SystemExit."""
     _running.settings = settings
-    configure_logging(settings, process="worker")
+    _keep_logging()
+    # Celery warns of running as root because of pickle; only JSON is accepted here, and containers run as root.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
         hostname=f"chat@{socket.gethostname()}-{os.getpid()}",
         queues=CHAT_QUEUE,
@@ -195,7 +214,7 @@ def run(settings: Settings) -> None:
         redirect_stdouts=False,
     )
     worker.start()
-    raise SystemExit(worker.exitcode or 0)
+    raise SystemExit(_running.exit_status or worker.exitcode or 0)
 
 
 signals.setup_logging.connect(_keep_logging)

@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import GenerationSettings, Persona
 from personas.store import ConversationStore
+from worker.engine.errors import DeadlinePassed, EngineStopped
 from worker.queue.app import REPLY_TASK, app, send_reply_task
 from worker.queue.mailbox import Mailbox, Outcome
 from worker.queue.message import EntryKind, Kind, OutboxEntry, Taken
@@ -121,6 +122,10 @@ class Replies:
         """Return what to deliver; the one place where an unexpected error becomes a notice."""
         try:
             return self._reply(taken)
+        except DeadlinePassed:
+            return _notice(taken, TOO_LATE)
+        except EngineStopped:
+            raise  # no fault of the message: another worker, or this one started again, answers it
         except Exception:
             log.exception("reply failed", conversation=str(taken.conversation), fence=taken.fence)
             return _notice(taken, FAILED)
@@ -213,21 +218,26 @@ class _Process:
     """What this process answers with, once it is ready to."""
 
     replies: Replies | None = None
+    on_engine_stopped: Callable[[EngineStopped], None] = lambda error: None
 
 
 _process = _Process()
 
 
-def install(replies: Replies | None) -> None:
-    """Let the task answer with `replies`."""
+def install(replies: Replies | None, on_engine_stopped: Callable[[EngineStopped], None] = lambda error: None) -> None:
+    """Let the task answer with `replies`; `on_engine_stopped` is told when the model is gone under them."""
     _process.replies = replies
+    _process.on_engine_stopped = on_engine_stopped
 
 
 def reply(conversation: str, fence: int) -> None:
     """Answer a claimed conversation."""
     if _process.replies is None:
         raise RuntimeError("this process has no model: start workers with `personabot worker`")
-    _process.replies.answer(Conversation.parse(conversation), fence)
+    try:
+        _process.replies.answer(Conversation.parse(conversation), fence)
+    except EngineStopped as error:
+        _process.on_engine_stopped(error)
 
 
 reply_task: Any = app.task(name=REPLY_TASK, ignore_result=True, acks_late=True)(reply)
