@@ -17,6 +17,7 @@ from personas.catalogue import SHIPPED, Catalogue, Entry, load_catalogue, read_e
 app = typer.Typer(
     help="List, show and check personas.",
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

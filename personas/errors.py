@@ -54,6 +54,8 @@ class UnknownPersona(PersonabotError):
     exit_status = 2
 
     def __init__(self, name: str, close: Sequence[str] = ()) -> None:
-        hint = f"Did you mean {' or '.join(close)}?" if close else "See who there is: personabot personas list"
-        super().__init__(f"There is no persona called {name!r}. {hint}")
+        # Read in a terminal and in chats alike, so that it names no command.
+        hint = f"Did you mean {' or '.join(close)}?" if close else "The list of personas says who there is."
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        super().__init__(f"There is no persona called {shown!r}. {hint}")
         self.name, self.close = name, tuple(close)

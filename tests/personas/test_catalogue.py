@@ -63,7 +63,7 @@ def test_an_unknown_name_comes_with_close_ones(catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize("name", ["", "   ", "qqqq"])
 def test_a_name_that_resembles_nobody_says_where_to_look(catalogue: Catalogue, name: str) -> None:
-    with pytest.raises(UnknownPersona, match="personabot personas list"):
+    with pytest.raises(UnknownPersona, match="list of personas"):
         catalogue.get(name)
 
 
