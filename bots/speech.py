@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_PING = re.compile(r"(?<![\w@])@(?=\w)")
+_PING = re.compile(r"(?<!\w)@(?=\w)")
 _MARKDOWN = re.compile(r"([\\*_~`|>#\[\]()])")
 # Invisible, and never part of a user name: what stands behind it is no mention any more.
 WORD_JOINER = "\u2060"

@@ -27,7 +27,7 @@ class Budget:
 
     def wait_s(self, now: float, num_left_over: float = 0.0) -> float:
         """Return how long until one may be taken with `num_left_over` remaining."""
-        self.left = min(self.burst, self.left + (now - self.at) * self.per_s)
+        self.left = min(self.burst, self.left + max(now - self.at, 0.0) * self.per_s)
         self.at = now
         missing = 1.0 + num_left_over - self.left
         return max(missing / self.per_s if missing > 1e-9 else 0.0, self.closed_until - now, 0.0)

@@ -7,6 +7,7 @@ the rules that Telegram punishes only later, such as writing during flood contro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import re
@@ -78,7 +79,7 @@ class TelegramServer:
         self._numbers = itertools.count(1)
         self._update_ids = itertools.count(900_000)
         self._changed = asyncio.Condition()
-        self._is_polled = False
+        self._poll = 0
         self._webhook = ""
         self._queries: set[str] = set()
         self._refusals: list[tuple[str, Refused]] = []
@@ -199,9 +200,12 @@ class TelegramServer:
         return [parameters for name, parameters in self.calls if name == method]
 
     async def until(self, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-        """Wait until a condition holds; it is looked at after every call and every update."""
-        async with asyncio.timeout(timeout_s), self._changed:
-            await self._changed.wait_for(lambda: bool(condition()))
+        """Wait until a condition holds; it is looked at after every call and update, and 20 times a second."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05), self._changed:
+                        await self._changed.wait()
 
     @property
     def num_unconfirmed(self) -> int:
@@ -254,24 +258,23 @@ class TelegramServer:
                 "Conflict: can't use getUpdates method while webhook is active; "
                 "use deleteWebhook to delete the webhook first",
             )
-        if self._is_polled:
-            raise Refused(
-                409,
-                "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running",
-            )
         offset, limit = int(parameters.get("offset") or 0), int(parameters.get("limit") or 100)
         self._updates = [update for update in self._updates if update["update_id"] >= offset]
         wanted = parameters.get("allowed_updates") or None
-        self._is_polled = True
+        self._poll += 1
+        poll = self._poll
         try:
             async with self._changed:
                 self._changed.notify_all()
                 async with asyncio.timeout(float(parameters.get("timeout") or 0) + 0.001):
-                    await self._changed.wait_for(lambda: self._updates)
+                    await self._changed.wait_for(lambda: self._updates or poll != self._poll)
         except TimeoutError:
             return []
-        finally:
-            self._is_polled = False
+        if poll != self._poll:
+            raise Refused(
+                409,
+                "Conflict: terminated by other getUpdates request; make sure that only one bot instance is running",
+            )
         if wanted is not None:
             self._updates = [update for update in self._updates if set(update) & set(wanted)]
         return self._updates[: max(1, min(limit, 100))]

@@ -1,0 +1,102 @@
+"""A worker for adapter tests: the real mailbox, tasks and outbox, with a scripted speaker in place of a model."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+from personas.catalogue import Catalogue
+from personas.conversation import Conversation, Turn
+from personas.persona import GenerationSettings, Persona
+from personas.store import ConversationStore
+from worker.process import Casting
+from worker.queue.app import CHAT_QUEUE, make_app
+from worker.queue.connection import connect
+from worker.queue.mailbox import Mailbox
+from worker.tasks import Replies
+
+NUM_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Said:
+    """A reply as the tasks read it."""
+
+    text: str
+    seed: int | None = 1
+    model: str = "script"
+
+
+def echo(persona: Persona, turns: Sequence[Turn]) -> str:
+    """Say what was heard last."""
+    return f"You said: {turns[-1].text}"
+
+
+class Script:
+    """Speaks by a function; `pause()` makes it think until `resume()`."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[Persona, Sequence[Turn]], str] = echo
+        self.heard: list[tuple[Persona, tuple[Turn, ...]]] = []
+        self._may_speak = threading.Event()
+        self._may_speak.set()
+
+    def pause(self) -> None:
+        self._may_speak.clear()
+
+    def resume(self) -> None:
+        self._may_speak.set()
+
+    def respond(
+        self,
+        persona: Persona,
+        turns: Sequence[Turn],
+        settings: GenerationSettings,
+        *,
+        deadline: float | None = None,
+    ) -> Said:
+        self._may_speak.wait(60)
+        self.heard.append((persona, tuple(turns)))
+        return Said(self.say(persona, turns))
+
+
+@contextmanager
+def scripted_worker(url: str, catalogue: Catalogue, default_persona: str = "") -> Iterator[Script]:
+    """Answer what is submitted at `url` until the block ends."""
+    script, stopping = Script(), threading.Event()
+    client = connect(url)
+    mailbox = Mailbox(client, worker="script")
+    replies = Replies(
+        mailbox, ConversationStore(client), script, Casting(catalogue, default_persona).named, make_app(url)
+    )
+
+    def work() -> None:
+        while not stopping.is_set():
+            popped = cast("tuple[str, str] | None", client.brpop([CHAT_QUEUE], timeout=0.2))
+            if popped:
+                conversation, fence = _arguments(popped[1])
+                replies.answer(Conversation.parse(conversation), fence)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(NUM_THREADS)]
+    mailbox.sweep()
+    for thread in threads:
+        thread.start()
+    try:
+        yield script
+    finally:
+        stopping.set()
+        script.resume()
+        for thread in threads:
+            thread.join()
+        client.close()
+
+
+def _arguments(envelope: str) -> tuple[str, int]:
+    body: Any = json.loads(base64.b64decode(json.loads(envelope)["body"]))
+    conversation, fence = body[0]
+    return conversation, int(fence)
