@@ -32,7 +32,7 @@ class SlotCache:
             self._num_tokens = min(grown, self.max_num_tokens)
 
     def write(self, layer: int, slots: Tensor, positions: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store `key` and `value` (T, num_kv_heads, head_dim) at slots (T,), positions (T,); return the layer's pair."""
+        """Store `key` and `value` (T, num_kv_heads, head_dim) at slots (T,), positions (T,); return the layer."""
         old = self._layers.get(layer)
         keys = self._fitting(old and old[0], key)
         values = self._fitting(old and old[1], value)

@@ -1,6 +1,6 @@
-"""Random numbers that depend on a seed, a position and a token, and on nothing else.
+"""Random numbers that depend on a key, a position and a token, and on nothing else.
 
-So a reply drawn with a seed is the same alone and beside others, on a CPU and on a GPU. Pure functions.
+So a reply drawn with a key is the same alone and beside others, on a CPU and on a GPU. Pure functions.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ _FIRST = _signed(0xBF58476D1CE4E5B9)
 _SECOND = _signed(0x94D049BB133111EB)
 
 
-def gumbel(seeds: Sequence[int], positions: Sequence[int], ids: Tensor) -> Tensor:
-    """Gumbel noise for the tokens `ids` (B, K), row b drawn for `seeds[b]` at `positions[b]`: float64 (B, K)."""
+def gumbel(keys: Sequence[int], positions: Sequence[int], ids: Tensor) -> Tensor:
+    """Gumbel noise for the tokens `ids` (B, K), row b drawn for `keys[b]` at `positions[b]`: float64 (B, K)."""
     # Each position begins a stream of its own; within it every token has its place.
-    starts = [
-        _signed((seed + _GOLDEN * (position + 1)) % 2**64) for seed, position in zip(seeds, positions, strict=True)
-    ]
+    starts = [_signed((key + _GOLDEN * (position + 1)) % 2**64) for key, position in zip(keys, positions, strict=True)]
     streams = _mixed(torch.tensor(starts, dtype=torch.int64, device=ids.device))
     bits = _mixed(_mixed(streams[:, None] + (ids + 1) * _signed(_GOLDEN)) ^ streams[:, None])
     uniform = ((bits >> 12 & (2**52 - 1)).double() + 0.5) * 2.0**-52  # strictly between 0 and 1

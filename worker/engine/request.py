@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
+import zlib
+from array import array
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -74,6 +76,7 @@ class Sequence:
     request: Request
     future: Future[Completion] = field(default_factory=Future)
     ids: list[int] = field(init=False)
+    noise_key: int = field(init=False)
     num_cached_tokens: int = 0
     slot: int | None = None
     submitted_at: float = field(default_factory=time.monotonic)
@@ -82,6 +85,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.ids = list(self.request.prompt_ids)
+        # The prompt takes part, so that a channel with a fixed seed doesn't begin every reply with the same word.
+        self.noise_key = self.params.seed ^ zlib.crc32(array("q", self.ids).tobytes()) << 31
 
     @property
     def params(self) -> SamplingParams:

@@ -77,7 +77,7 @@ class RaggedRunner:
     @property
     def vocabulary_size(self) -> int:
         """The number of scores per token."""
-        return _vocabulary_size(self._model)
+        return vocabulary_size(self._model)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -124,7 +124,7 @@ class SequentialRunner:
     @property
     def vocabulary_size(self) -> int:
         """The number of scores per token."""
-        return _vocabulary_size(self._model)
+        return vocabulary_size(self._model)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -158,9 +158,9 @@ def _accepts(model: PreTrainedModel, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
-def _vocabulary_size(model: PreTrainedModel) -> int:
-    size: int = model.get_output_embeddings().weight.shape[0]
-    return size
+def vocabulary_size(model: PreTrainedModel) -> int:
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return int(head.weight.shape[0])
 
 
 @torch.inference_mode()

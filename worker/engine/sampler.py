@@ -1,7 +1,7 @@
 """Chooses the next token of each sequence from its scores: the processors and filters of `transformers`, in its order.
 
-Works on a whole batch, in which every sequence has parameters of its own. Keeps no state between steps; the result for a
-sequence doesn't depend on its neighbours.
+Works on a whole batch, in which every sequence has parameters of its own. Keeps no state between steps; the result for
+a sequence doesn't depend on its neighbours.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
                 is_filtered[row] = is_whole[place]  # the rest is left for the whole vocabulary
             rows = [row for place, row in enumerate(rows) if is_whole[place]]
             ids, kept = ids[is_whole], kept[is_whole]
-        seeds = [sequences[row].params.seed for row in rows]
-        noise = gumbel(seeds, [sequences[row].num_new_tokens for row in rows], ids)
+        keys = [sequences[row].noise_key for row in rows]
+        noise = gumbel(keys, [sequences[row].num_new_tokens for row in rows], ids)
         best = (kept.double() + noise).argmax(-1)
         chosen[rows] = ids.gather(1, best[:, None])[:, 0]
     return chosen

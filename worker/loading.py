@@ -1,0 +1,240 @@
+"""Finds a model and brings it into memory: one of our checkpoints, or any causal LM of `transformers`.
+
+Owns names, folders and what may be wrong with them. Knows nothing of requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import structlog
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from personas.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
+from personas.errors import CheckpointError, LayoutError, PersonabotError
+from personas.layout import TEMPLATE_FILE, Layout, layout_for_hf_folder, load_layout
+from worker.bases import HUB_IDS, base_folder, is_installed
+from worker.device import choose_device, choose_dtype
+from worker.engine.runner import model_window, vocabulary_size
+
+log = structlog.get_logger(__name__)
+
+SHIPPED_FOLDER = Path(__file__).parent.parent / "models"
+# The better one first; the second needs no base.
+SHIPPED = ("smollm2-persona", "starter")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
+WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory and what belongs to it; `reason` says why this device and this number format."""
+
+    model: PreTrainedModel
+    layout: Layout
+    checkpoint: Checkpoint | None
+    name: str
+    digest: str
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+    window: int
+
+    @property
+    def banned_ids(self) -> frozenset[int]:
+        """The ids a reply may not contain: the layout's markup, and rows of the vocabulary that stand for no token."""
+        num_ids = vocabulary_size(self.model)
+        return self.layout.banned_ids | frozenset(range(self.layout.vocabulary_size, num_ids))
+
+
+def load_model(model: str = "", *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load a checkpoint or Hugging Face folder, a shipped model by its name, or a hub id; "" is the shipped default."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    chosen_device, device_reason = choose_device(device)
+    chosen_dtype, dtype_reason = choose_dtype(chosen_device, dtype)
+    found = resolve_model(model)
+    folder = found if isinstance(found, Path) else _fetched(found)
+    checkpoint = read_checkpoint(folder) if is_checkpoint(folder) else None
+    network, layout = _load_ours(checkpoint) if checkpoint else _load_plain(folder)
+    _check_vocabulary(folder, network, layout)
+    network.train(False).requires_grad_(False)
+    cast(Any, network).to(device=chosen_device, dtype=chosen_dtype)
+    loaded = LoadedModel(
+        model=network,
+        layout=layout,
+        checkpoint=checkpoint,
+        name=found if isinstance(found, str) else folder.resolve().name,
+        digest=checkpoint.digest if checkpoint else _digest(folder),
+        device=chosen_device,
+        dtype=chosen_dtype,
+        reason=f"{chosen_device}: {device_reason}; {str(chosen_dtype).removeprefix('torch.')}: {dtype_reason}",
+        window=min(model_window(network), layout.max_tokens),
+    )
+    log.info(
+        "model loaded",
+        model=loaded.name,
+        digest=loaded.digest,
+        layout=layout.name,
+        window=loaded.window,
+        reason=loaded.reason,
+    )
+    return loaded
+
+
+def resolve_model(model: str = "") -> Path | str:
+    """Return the folder of a model, or the hub id to fetch it by."""
+    if not model:
+        return _shipped_default()
+    for folder in (Path(model).expanduser(), SHIPPED_FOLDER / model):
+        if folder.is_dir():
+            return folder
+    if model in HUB_IDS:
+        return base_folder(model)
+    if HUB_ID.fullmatch(model) and not model.startswith("."):
+        return model
+    raise CheckpointError(f"{model}: there is no such folder. {_known_models()}")
+
+
+def _shipped_default() -> Path:
+    for folder in (SHIPPED_FOLDER / name for name in SHIPPED):
+        if is_checkpoint(folder):
+            checkpoint = read_checkpoint(folder)
+            if checkpoint.base is None or checkpoint.base not in HUB_IDS or is_installed(checkpoint.base):
+                return folder
+    raise CheckpointError(
+        f"{SHIPPED_FOLDER} holds no model that can be used here. Run `make setup`, or name a model with --model-path."
+    )
+
+
+def _known_models() -> str:
+    names = [folder.name for folder in sorted(SHIPPED_FOLDER.glob("*")) if is_checkpoint(folder)]
+    return f"Name a folder, a hub id such as microsoft/DialoGPT-medium, or one of {', '.join([*names, *HUB_IDS])}."
+
+
+def _fetched(hub_id: str) -> Path:
+    """Return the folder of a hub model, downloading what is not in the cache; honours HF_HUB_OFFLINE."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*HUB_FILES, "pytorch_model*.bin"]))
+    except Exception as error:  # network, access, unknown name: the hub's client has an error class for each
+        raise CheckpointError(
+            f"{hub_id}: there is no such folder here, and it could not be fetched from the Hugging Face hub "
+            f"({_first_line(error)}). {_known_models()}"
+        ) from error
+    return folder
+
+
+def _load_ours(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Layout]:
+    layout = load_layout(checkpoint.folder)
+    if checkpoint.kind == "full":
+        return _load_network(checkpoint.folder), layout
+    return _merged(checkpoint, layout), layout
+
+
+def _load_plain(folder: Path) -> tuple[PreTrainedModel, Layout]:
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is neither a checkpoint of ours (checkpoint.json) nor a Hugging Face model (config.json). "
+            f"{_known_models()}"
+        )
+    network = _load_network(folder)
+    return network, _plain_layout(folder, max_tokens=model_window(network))
+
+
+def _plain_layout(folder: Path, *, max_tokens: int) -> Layout:
+    """Choose the layout by the tokenizer, which older folders hold only in pieces."""
+    if (folder / "tokenizer.json").is_file():
+        return layout_for_hf_folder(folder, max_tokens=max_tokens)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            Path(scratch, "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+        except Exception as error:
+            raise LayoutError(f"{folder}: no tokenizer that can be read ({_first_line(error)})") from error
+        if isinstance(tokenizer.chat_template, str):
+            Path(scratch, TEMPLATE_FILE).write_text(tokenizer.chat_template, encoding="utf-8")
+        return layout_for_hf_folder(Path(scratch), max_tokens=max_tokens)
+
+
+def _load_network(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Read config and weights; weights that are missing are an error, not random numbers."""
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
+    except Exception as error:  # whatever a damaged or foreign folder makes transformers raise
+        raise CheckpointError(
+            f"{folder}: the model can't be loaded: {_first_line(error)}. Copy the whole folder again, or name another."
+        ) from error
+    network, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} weights are missing, among them {missing[0]}. Copy the whole folder again."
+        )
+    return cast(PreTrainedModel, network)
+
+
+def _merged(checkpoint: Checkpoint, layout: Layout) -> PreTrainedModel:
+    """Load the base and add the adapter's differences to its weights: a plain model, no slower than the base."""
+    from peft import PeftModel
+
+    network = _load_network(_base_of(checkpoint))
+    if layout.vocabulary_size > network.config.get_text_config().vocab_size:
+        network.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            merged: PreTrainedModel = PeftModel.from_pretrained(network, str(checkpoint.folder)).merge_and_unload()
+    except Exception as error:
+        raise CheckpointError(
+            f"{checkpoint.folder}: the adapter can't be added to {checkpoint.base}: {_first_line(error)}. "
+            "Copy the whole folder again, or train it again on this base."
+        ) from error
+    return merged
+
+
+def _base_of(checkpoint: Checkpoint) -> Path:
+    base = checkpoint.base or ""
+    beside = checkpoint.folder / base
+    if base not in HUB_IDS and beside.is_dir():
+        return beside
+    try:
+        found = resolve_model(base)
+        return found if isinstance(found, Path) else _fetched(found)
+    except PersonabotError as error:
+        raise CheckpointError(f"{checkpoint.folder} is an adapter on {base}: {error}") from error
+
+
+def _check_vocabulary(folder: Path, network: PreTrainedModel, layout: Layout) -> None:
+    num_ids = vocabulary_size(network)
+    if layout.vocabulary_size > num_ids:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {layout.vocabulary_size} tokens, the model only {num_ids}. "
+            "They don't belong together: copy the whole folder again."
+        )
+
+
+def _digest(folder: Path) -> str:
+    """A short hash of a plain folder: its texts, and of the weights size and beginning."""
+    total = hashlib.sha256()
+    for path in sorted({file for pattern in ("*.json", *WEIGHT_PATTERNS) for file in folder.glob(pattern)}):
+        total.update(f"{path.name}:{path.stat().st_size}:".encode())
+        with path.open("rb") as file:
+            total.update(file.read(1 << 20))
+    return total.hexdigest()[:12]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")

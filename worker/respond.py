@@ -1,0 +1,155 @@
+"""From persona and turns to the text of a reply: the layout's prompt, the engine, and what to do when nothing comes.
+
+Owns the order in which settings override each other. Knows no queue and no platform.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import structlog
+
+from personas.conversation import Turn
+from personas.persona import GenerationSettings, Persona
+from personas.settings import Settings
+from worker.engine.engine import Engine
+from worker.engine.errors import DeadlinePassed
+from worker.engine.request import Completion, FinishReason, Request, SamplingParams
+from worker.loading import LoadedModel, load_model
+
+log = structlog.get_logger(__name__)
+
+MAX_RETRIES = 2
+# Said when the model keeps answering with nothing but white space.
+FALLBACK_TEXT = "Hmm, I don't know what to say to that. Tell me more?"
+# Decoding bytes that are cut off within a character ends in this.
+REPLACEMENT_CHARACTER = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the persona says. Asking with the same prompt, settings and `seed` gives the same text again."""
+
+    text: str
+    seed: int
+    model: str
+    finish_reason: FinishReason
+    num_prompt_tokens: int
+    num_new_tokens: int
+    num_dropped_turns: int
+    num_dropped_facts: int
+    queue_s: float
+    first_token_s: float
+    total_s: float
+    is_fallback: bool = False
+
+
+class Responder:
+    """Speaks as any persona with one loaded model. Many threads may ask at once."""
+
+    def __init__(self, loaded: LoadedModel, engine: Engine, *, defaults: GenerationSettings | None = None) -> None:
+        self.loaded = loaded
+        self.engine = engine
+        checkpoint = loaded.checkpoint.generation if loaded.checkpoint else GenerationSettings()
+        self._defaults = (defaults or GenerationSettings()).over(checkpoint)
+
+    def respond(
+        self,
+        persona: Persona,
+        turns: Sequence[Turn],
+        settings: GenerationSettings | None = None,
+        deadline: float | None = None,
+    ) -> Reply:
+        """Return the next thing `persona` says, by `deadline` (Unix seconds) if that is given.
+
+        A setting is taken from the first that has it: `settings`, the persona, the operator's, the checkpoint's, ours.
+        """
+        started = time.monotonic()
+        ends = None if deadline is None else started + deadline - time.time()
+        wanted = (settings or GenerationSettings()).over(persona.generation).over(self._defaults)
+        params = SamplingParams.from_settings(wanted)
+        prompt = self.loaded.layout.prompt(
+            persona.facts,
+            turns,
+            max_tokens=min(self.loaded.window, params.max_length or self.loaded.window),
+            reserve=params.max_new_tokens,
+            examples=persona.examples,
+        )
+        completion, text = self._first_with_text(tuple(prompt.ids), params, ends)
+        reply = Reply(
+            text=text or FALLBACK_TEXT,
+            seed=params.seed,
+            model=f"{self.loaded.name}@{self.loaded.digest}",
+            finish_reason=completion.finish_reason,
+            num_prompt_tokens=completion.num_prompt_tokens,
+            num_new_tokens=len(completion.ids),
+            num_dropped_turns=prompt.num_dropped_turns,
+            num_dropped_facts=prompt.num_dropped_facts,
+            queue_s=completion.queue_s,
+            first_token_s=completion.first_token_s,
+            total_s=time.monotonic() - started,
+            is_fallback=not text,
+        )
+        log.debug(
+            "generated",
+            persona=persona.name,
+            finish_reason=str(reply.finish_reason),
+            num_prompt_tokens=reply.num_prompt_tokens,
+            num_new_tokens=reply.num_new_tokens,
+            queue_s=round(reply.queue_s, 3),
+            first_token_s=round(reply.first_token_s, 3),
+            total_s=round(reply.total_s, 3),
+        )
+        return reply
+
+    def stop(self) -> None:
+        """Stop the engine; replies under way end with an error."""
+        self.engine.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _first_with_text(
+        self, ids: tuple[int, ...], params: SamplingParams, ends: float | None
+    ) -> tuple[Completion, str]:
+        """Generate until there is text, at most `MAX_RETRIES` times more; the text is empty where none came."""
+        for attempt in range(MAX_RETRIES + 1):
+            timeout_s = None if ends is None else ends - time.monotonic()
+            request = Request(prompt_ids=ids, params=_retried(params, attempt), timeout_s=timeout_s)
+            future = self.engine.submit(request)
+            try:
+                completion = future.result()
+            except DeadlinePassed:
+                if not attempt:
+                    raise
+                break
+            except BaseException:  # such as Ctrl-C: nobody waits for this any more
+                future.cancel()
+                raise
+            text = self.loaded.layout.text(completion.ids).strip(REPLACEMENT_CHARACTER).strip()
+            if text:
+                return completion, text
+            log.warning("empty reply", attempt=attempt, seed=request.params.seed, num_new_tokens=len(completion.ids))
+        return completion, ""
+
+
+def _retried(params: SamplingParams, attempt: int) -> SamplingParams:
+    """The parameters of the n-th attempt: after the first one another seed, sampled, and not ended at once."""
+    if not attempt:
+        return params
+    seed = (params.seed + attempt * 0x9E3779B9) % 2**63
+    return replace(params, seed=seed, do_sample=True, min_new_tokens=max(params.min_new_tokens, attempt))
+
+
+def start_responder(settings: Settings, *, model: str = "") -> Responder:
+    """Load `model`, or the one that `settings` name, and start an engine for it."""
+    loaded = load_model(model or settings.model, device=settings.device, dtype=settings.dtype)
+    engine = Engine.for_model(loaded, max_num_seqs=settings.max_num_seqs)
+    engine.start()
+    return Responder(loaded, engine, defaults=settings.generation)
