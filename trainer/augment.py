@@ -2,7 +2,7 @@
 
 Persona dialogue rarely asks for a name or a stated fact outright, while people in chats do so at once. From each fact
 that a pattern fits, a question and an answer that uses the fact are made and inserted between two turns. The
-catalogue and the probe's questions are never seen here.
+catalogue's personas are never seen here; some of the probe's questions are everyday wordings that occur here too.
 """
 
 from __future__ import annotations
@@ -58,6 +58,18 @@ def with_questions(dialogue: Dialogue, rng: random.Random, *, num_questions: int
         at = places[min(int(rng.random() ** 2 * len(places)), len(places) - 1)]
         turns[at:at] = [Turn(Role.USER, question), Turn(Role.BOT, answer)]
     return Dialogue(dialogue.facts, tuple(turns), dialogue.partner_facts, dialogue.name, dialogue.partner_name)
+
+
+def is_trained_wording(question: str) -> bool:
+    """Return whether training may have asked in these very words, so that a probe can report the others apart."""
+    plain = _words(question)
+    templates = [*_TABLE["name_questions"], *(ask for rule in _TABLE["rules"] for ask in rule["ask"])]
+    patterns = (re.escape(_words(re.sub(r"\{\w+\}", "SLOT", t))).replace("slot", ".+") for t in templates)
+    return any(re.fullmatch(pattern, plain) for pattern in patterns)
+
+
+def _words(text: str) -> str:
+    return " ".join(re.sub(r"[^a-z0-9 ]", "", text.lower()).split())
 
 
 def _exchange(dialogue: Dialogue, rng: random.Random) -> tuple[str, str] | None:

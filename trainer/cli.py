@@ -85,9 +85,8 @@ def evaluate(
     """Measure a checkpoint: perplexities and bits per byte on DATA, and with --probe how it keeps to its persona."""
     if data is None and not is_probe:
         raise PersonabotError("nothing to evaluate: name a data file, or ask for --probe")
-    from worker.loading import load_model
-
     from trainer.card import record
+    from worker.loading import load_model
 
     loaded = load_model(checkpoint, device=device, dtype=dtype)
     figures: dict[str, Any] = {
@@ -138,12 +137,11 @@ def _score(loaded: Any, data: Path, format: str | None, both_sides: bool, limit:
 
 
 def _probe(loaded: Any, seed: int, samples: Path | None) -> dict[str, Any]:
-    from worker.respond import Responder
-
     from personas.catalogue import load_catalogue
     from trainer.probe import probe
     from trainer.probes import load_probes
     from worker.engine.engine import Engine
+    from worker.respond import Responder
 
     engine = Engine.for_model(loaded)
     engine.start()

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from worker.respond import Responder
-
 from personas.catalogue import Catalogue
 from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
+from trainer.augment import is_trained_wording
 from trainer.probes import Probe, Probes
+from worker.respond import Responder
 
 NUM_THREADS = 16
 
@@ -25,26 +25,22 @@ class ProbeResult:
     answers: list[dict[str, Any]] = field(default_factory=list)
 
     def metrics(self) -> dict[str, Any]:
-        """Return the shares of name and fact questions that were answered with what was asked for."""
-        names = [answer["used"] for answer in self.answers if answer["kind"] == "name"]
-        facts = [answer["used"] for answer in self.answers if answer["kind"] == "fact"]
-        return {
-            "names": sum(names) / max(len(names), 1),
-            "facts": sum(facts) / max(len(facts), 1),
-            "num_names": len(names),
-            "num_facts": len(facts),
-            "seed": self.seed,
-        }
+        """Return the shares of name and fact questions that were answered with what was asked for.
+
+        `…_new_wording` counts only questions whose words did not occur in training's own questions.
+        """
+        figures: dict[str, Any] = {"seed": self.seed}
+        for kind in ("name", "fact"):
+            answers = [answer for answer in self.answers if answer["kind"] == kind]
+            unseen = [answer for answer in answers if not answer["trained_wording"]]
+            figures |= {f"{kind}s": _share(answers), f"num_{kind}s": len(answers)}
+            figures |= {f"{kind}s_new_wording": _share(unseen), f"num_{kind}s_new_wording": len(unseen)}
+        return figures
 
 
 def probe(responder: Responder, catalogue: Catalogue, probes: Probes, *, seed: int) -> ProbeResult:
     """Ask every question in a fresh conversation that begins with the persona's greeting, at default sampling."""
-    questions = [
-        (catalogue.get(name), entry, question)
-        for name, entries in probes.personas.items()
-        for entry in entries
-        for question in entry.ask
-    ]
+    questions = [(catalogue.get(name), entry, question) for name, entry, question in probes.questions()]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         answers = pool.map(lambda item: _ask(responder, *item, seed=seed), questions)
     return ProbeResult(seed, list(answers))
@@ -61,6 +57,11 @@ def _ask(responder: Responder, persona: Persona, entry: Probe, question: str, *,
         "fact": entry.fact,
         "question": question,
         "reply": reply.text,
+        "trained_wording": is_trained_wording(question),
         "used": entry.is_used_in(reply.text),
         "seed": own_seed,
     }
+
+
+def _share(answers: list[dict[str, Any]]) -> float:
+    return sum(answer["used"] for answer in answers) / max(len(answers), 1)

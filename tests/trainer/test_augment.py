@@ -7,7 +7,7 @@ import random
 import pytest
 
 from personas.conversation import Role, Turn
-from trainer.augment import spaced, with_name, with_questions
+from trainer.augment import is_trained_wording, spaced, with_name, with_questions
 from trainer.formats import Dialogue
 
 TALK = Dialogue(
@@ -41,3 +41,9 @@ def test_inserted_questions_keep_speakers_alternating_and_are_answered_from_the_
 def test_questions_in_lower_case_dialogue_are_lower_case() -> None:
     dialogue = with_questions(with_name(TALK, random.Random(1)), random.Random(1), num_questions=3, is_lower=True)
     assert all(turn.text == turn.text.lower() for turn in dialogue.turns)
+
+
+def test_a_question_from_the_table_is_known_as_trained_and_another_is_not() -> None:
+    assert is_trained_wording("What's your name")
+    assert is_trained_wording("do you have a favorite ice cream?")
+    assert not is_trained_wording("hand on heart, whom do I have the honour to meet?")
