@@ -107,17 +107,10 @@ def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[
 @contextlib.contextmanager
 def loaded_speaker(settings: Settings) -> Iterator[tasks.Speaker]:
     """Load the model and start its engine; torch is imported here and no sooner."""
-    from worker.engine.engine import Engine
-    from worker.loading import load_model
-    from worker.respond import Responder
+    from worker.respond import start_responder
 
-    loaded = load_model(settings.model, device=settings.device, dtype=settings.dtype)
-    engine = Engine(loaded.model, max_num_seqs=settings.max_num_seqs)
-    engine.start()
-    try:
-        yield Responder(loaded, engine, defaults=settings.generation)
-    finally:
-        engine.stop()
+    with start_responder(settings) as responder:
+        yield responder
 
 
 def _end_without_engine(error: EngineStopped) -> None:
@@ -217,12 +210,12 @@ def run(settings: Settings) -> None:
     raise SystemExit(_running.exit_status or worker.exitcode or 0)
 
 
-signals.setup_logging.connect(_keep_logging)
-signals.celeryd_init.connect(_start)
-signals.worker_shutting_down.connect(_stop_taking)
-signals.worker_shutdown.connect(_stop)
-
 if __name__ == "__main__":
     from worker import process  # the module that Celery imports too, not this second copy of it
 
     process.run(load_settings())
+else:
+    signals.setup_logging.connect(_keep_logging)
+    signals.celeryd_init.connect(_start)
+    signals.worker_shutting_down.connect(_stop_taking)
+    signals.worker_shutdown.connect(_stop)
