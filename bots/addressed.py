@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 _DISCORD_MENTION = r"<@!?{bot_id}>"
 _AFTER_ADDRESS = re.compile(r"^[,:;!]?\s+|^[,:;!]+")
-_CLOSES_UP = ("", " ", "\n", ",", ".", "!", "?", ";", ":")
+_ENDS = ("", ".", "!", "?")
+_CLOSES_UP = (" ", "\n", ",", ";", ":")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def _closed_up(pieces: list[str]) -> str:
     for piece in pieces[1:]:
         if not text.strip():
             text = _AFTER_ADDRESS.sub("", piece, count=1)
+        elif piece[:1] in _ENDS:
+            text = text.rstrip(" ,") + piece
         elif piece[:1] in _CLOSES_UP:
             text = text.rstrip(" ") + piece
         else:

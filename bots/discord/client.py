@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from bots.intake import Heard, Intake, notice_of_silence
 from bots.registration import register_once
 from bots.services import Services
 from bots.typing import Typing
+from personas.conversation import Conversation
 from worker.queue.outbox import Outbox
 
 log = structlog.get_logger(__name__)
@@ -117,11 +119,18 @@ class PersonaClient(discord.AutoShardedClient):
     ) -> None:
         """Run a command and answer the interaction."""
         caller = _caller(interaction)
+        conversation = caller.conversation
         running = commands.run(self._services, command, caller, arguments)
-        response = await slash.answer(interaction, command, running, partial(self.delivery.texts, caller.conversation))
-        log.info("command", command=command.name, conversation=str(caller.conversation))
+        response = await slash.answer(interaction, command, running, partial(self._texts, conversation))
+        log.info("command", command=command.name, conversation=str(conversation))
+        if response.speech:
+            # A message of its own: Discord hides the text of replies to what answers a command.
+            self.delivery.say(conversation, Response(speech=response.speech))
         if response.awaits_reply:
-            self.typing.start(caller.conversation)
+            self.typing.start(conversation)
+
+    def _texts(self, conversation: Conversation, response: Response) -> list[str]:
+        return self.delivery.texts(conversation, replace(response, speech=None))
 
     async def pressed(self, interaction: discord.Interaction[Any], data: str) -> None:
         """Run the command of a pressed button."""

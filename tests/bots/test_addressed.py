@@ -30,6 +30,7 @@ def test_people_who_turn_to_the_bot_are_answered_and_nobody_else(sighting: Sight
         ("hello <@1>", "hello"),
         ("hello <@1>!", "hello!"),
         ("hey <@1>, how are you?", "hey, how are you?"),
+        ("and you, <@1>?", "and you?"),
         ("ask <@1> about <@2>", "ask about <@2>"),
         ("<@1> <@1> hello", "hello"),
         ("<@1>...what", "...what"),
