@@ -6,6 +6,7 @@ Owns the order in which settings override each other. Knows no queue and no plat
 from __future__ import annotations
 
 import time
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -132,11 +133,17 @@ class Responder:
             except BaseException:  # such as Ctrl-C: nobody waits for this any more
                 future.cancel()
                 raise
-            text = self.loaded.layout.text(completion.ids).strip(REPLACEMENT_CHARACTER).strip()
+            text = readable(self.loaded.layout.text(completion.ids))
             if text:
                 return completion, text
             log.warning("empty reply", attempt=attempt, seed=request.params.seed, num_new_tokens=len(completion.ids))
         return completion, ""
+
+
+def readable(text: str) -> str:
+    """Return `text` without control characters and without the remains of a character that was cut off."""
+    kept = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+    return kept.strip().rstrip(REPLACEMENT_CHARACTER).rstrip()
 
 
 def _retried(params: SamplingParams, attempt: int) -> SamplingParams:

@@ -6,7 +6,7 @@ a sequence doesn't depend on its neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -91,23 +91,27 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
     params = [sequence.params for sequence in sequences]
     scores = scores / torch.tensor([[p.temperature] for p in params], device=scores.device)
     chosen = torch.empty(len(params), dtype=torch.long, device=scores.device)
-    is_filtered = [p.top_p < 1.0 or p.top_k > 0 for p in params]
-    for num_candidates, wanted in ((NUM_CANDIDATES, True), (scores.shape[1], False)):
-        rows = [row for row, value in enumerate(is_filtered) if value is wanted]
-        if not rows:
-            continue
-        own = [params[row] for row in rows]
-        ids, kept, is_whole = candidates(scores[rows], own, num_candidates)
-        if not all(is_whole):
-            for place, row in enumerate(rows):
-                is_filtered[row] = is_whole[place]  # the rest is left for the whole vocabulary
-            rows = [row for place, row in enumerate(rows) if is_whole[place]]
-            ids, kept = ids[is_whole], kept[is_whole]
+    for rows, ids, kept in filtered(scores, params):
         keys = [sequences[row].noise_key for row in rows]
         noise = gumbel(keys, [sequences[row].num_new_tokens for row in rows], ids)
         best = (kept.double() + noise).argmax(-1)
         chosen[rows] = ids.gather(1, best[:, None])[:, 0]
     return chosen
+
+
+def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Yield rows of scores (B, V) in groups: their numbers, token ids and scores, those filtered out at -inf."""
+    rest = [row for row, p in enumerate(params) if p.top_p >= 1.0 and p.top_k == 0]
+    rows = [row for row in range(len(params)) if row not in rest]
+    if rows:
+        ids, kept, is_whole = candidates(scores[rows], [params[row] for row in rows], NUM_CANDIDATES)
+        whole = [row for row, value in zip(rows, is_whole, strict=True) if value]
+        if whole:
+            yield whole, ids[is_whole], kept[is_whole]
+        rest += [row for row, value in zip(rows, is_whole, strict=True) if not value]
+    if rest:
+        ids, kept, _ = candidates(scores[rest], [params[row] for row in rest], scores.shape[1])
+        yield rest, ids, kept
 
 
 def candidates(
