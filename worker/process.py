@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,6 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from personas.catalogue import Catalogue, UnknownPersona, load_catalogue
-from personas.errors import PersonabotError
 from personas.logs import configure_logging
 from personas.persona import Persona
 from personas.settings import Settings, load_settings
@@ -146,6 +146,7 @@ class _Running:
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     replies: tasks.Replies | None = None
     exit_status: int = 0
+    error: Exception | None = None
 
 
 _running = _Running()
@@ -171,11 +172,13 @@ def _start(conf: Any, options: dict[str, Any], **_: Any) -> None:
         if CHAT_QUEUE in names:
             speaker = _running.stack.enter_context(loaded_speaker(settings))
             _running.replies = _running.stack.enter_context(answering(settings, url, speaker))
-    except Exception as error:  # Celery would log what a signal's receiver raises, and go on without a model
+    except BaseException as error:
         _running.stack.close()
-        if not isinstance(error, PersonabotError):
-            log.exception("the worker could not start")
-        raise SystemExit(f"personabot worker: {error}") from error
+        if not isinstance(error, Exception):
+            raise
+        # Celery would log an exception of a signal's receiver, and go on without a model.
+        _running.error = error
+        raise SystemExit(f"worker: {error}") from error
 
 
 def _stop_taking(**_: Any) -> None:
@@ -190,12 +193,24 @@ def _stop(**_: Any) -> None:
 
 
 def run(settings: Settings) -> None:
-    """Be a chat worker until SIGTERM or Ctrl-C; ends with SystemExit."""
+    """Be a chat worker until SIGTERM or Ctrl-C; ends with SystemExit, or with the error that kept it from starting."""
     _running.settings = settings
     _keep_logging()
     # Celery warns of running as root because of pickle; only JSON is accepted here, and containers run as root.
     warnings.filterwarnings("ignore", category=SecurityWarning)
-    worker = app.Worker(
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until Celery takes it over
+    try:
+        worker = _celery_worker(settings)
+    except SystemExit:
+        if _running.error is not None:
+            raise _running.error from None
+        raise
+    worker.start()
+    raise SystemExit(_running.exit_status or worker.exitcode or 0)
+
+
+def _celery_worker(settings: Settings) -> Any:
+    return app.Worker(
         hostname=f"chat@{socket.gethostname()}-{os.getpid()}",
         queues=CHAT_QUEUE,
         pool="threads",
@@ -206,8 +221,6 @@ def run(settings: Settings) -> None:
         quiet=True,
         redirect_stdouts=False,
     )
-    worker.start()
-    raise SystemExit(_running.exit_status or worker.exitcode or 0)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,11 @@ from tests.helpers.tiny_model import tiny_checkpoint
 from tests.helpers.worker_process import PATIENCE_S, wait_until, worker_process
 from worker.queue import keys
 from worker.queue.app import make_app, send_reply_task
+from worker.queue.connection import connect
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Message, OutboxEntry
 from worker.queue.publish import Publisher
+from worker.queue.server import EmbeddedServer
 
 ROOM = Conversation("discord", "42")
 # About a second on this model: time enough to be killed in.
@@ -127,6 +129,22 @@ def test_worker_that_is_stopped_finishes_its_reply_and_leaves_the_rest_for_the_n
         has_replies(redis_client, 2)
         comes_to_rest(redis_client)
     assert [entry.reply_to for entry in outbox(redis_client)] == ["one", "two"]
+
+
+def test_server_killed_in_the_middle_of_a_reply_costs_nothing(tmp_path: Path, model: Path) -> None:
+    server = EmbeddedServer(tmp_path / "redis")
+    server.start()
+    client = connect(server.url)
+    with Publisher(server.url) as publisher, worker_process(server.url, model, PERSONABOT_LEASE_S="12"):
+        begin_long_reply(client, publisher)
+        server.kill()
+        server.start()
+        submit(publisher, message("two", "bob"))
+        has_replies(client, 2)
+        comes_to_rest(client)
+        assert [entry.reply_to for entry in outbox(client)] == ["one", "two"]
+    client.close()
+    server.release()
 
 
 def test_worker_without_a_model_says_so_and_ends(redis_server: str, tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""The heartbeat: a living worker keeps what it answers, however slowly; a dead one's conversations are found."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import redis
+
+from personas.catalogue import load_catalogue
+from personas.conversation import Conversation, Role, Turn
+from personas.settings import Settings
+from personas.store import ConversationStore
+from tests.helpers.answering import Script
+from tests.helpers.worker_process import wait_until
+from worker import tasks
+from worker.process import Casting, Heart, answering
+from worker.queue import keys
+from worker.queue.app import make_app
+from worker.queue.mailbox import Mailbox
+from worker.queue.message import Message
+
+ROOM = Conversation("discord", "42")
+LEASE_S = 1.0
+
+
+@pytest.fixture
+def message() -> Message:
+    return Message(ROOM, Turn(Role.USER, "hi", author_id="ann"))
+
+
+def test_slow_reply_keeps_its_claim_beyond_the_lease(
+    redis_server: str, redis_client: redis.Redis, message: Message
+) -> None:
+    script = Script()
+    script.pause()
+    settings = Settings(redis_url=redis_server, lease_s=LEASE_S)
+    other = Mailbox(redis_client, worker="other", lease_s=LEASE_S)
+    fence = other.submit(message).fence
+    with answering(settings, redis_server, script) as replies:
+        thread = threading.Thread(target=replies.answer, args=(ROOM, fence))
+        thread.start()
+        wait_until(replies.held, "the reply is under way")
+        begun = redis_client.zscore(keys.CLAIMS, str(ROOM)) or 0
+        wait_until(
+            lambda: (redis_client.zscore(keys.CLAIMS, str(ROOM)) or 0) > begun + 2 * LEASE_S, "it was renewed often"
+        )
+        assert other.sweep() == []
+        script.resume()
+        thread.join()
+    assert redis_client.xlen(keys.outbox_key("discord")) == 1
+    assert other.num_workers() == 1  # the one that left is not counted
+
+
+def test_beat_sends_the_task_of_a_conversation_whose_worker_died(
+    redis_server: str, redis_client: redis.Redis, message: Message
+) -> None:
+    dead = Mailbox(redis_client, worker="dead", lease_s=0)
+    dead.take(ROOM, dead.submit(message).fence or 0)
+    mailbox = Mailbox(redis_client, worker="living", lease_s=LEASE_S)
+    casting = Casting(load_catalogue(None), "")
+    replies = tasks.Replies(mailbox, ConversationStore(redis_client), Script(), casting.named, make_app(redis_server))
+    Heart(mailbox, replies).beat()
+    assert redis_client.llen("chat") == 1
+    assert mailbox.num_workers() == 1
+
+
+def test_persona_that_left_the_catalogue_gives_way_to_the_default() -> None:
+    casting = Casting(load_catalogue(None), "Rusty")
+    assert casting.named("").name == casting.named("Nobody Knows").name == "Rusty"
