@@ -32,6 +32,7 @@ SHIPPED_FOLDER = Path(__file__).parent.parent / "models"
 SHIPPED = ("smollm2-persona", "starter")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
+TOKENIZER_FILES = ("vocab.json", "tokenizer.model", "vocab.txt")
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -158,6 +159,10 @@ def _plain_layout(folder: Path, *, max_tokens: int) -> Layout:
     """Choose the layout by the tokenizer, which older folders hold only in pieces."""
     if (folder / "tokenizer.json").is_file():
         return layout_for_hf_folder(folder, max_tokens=max_tokens)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise LayoutError(
+            f"{folder}: no tokenizer.json, nor {', '.join(TOKENIZER_FILES)}. Copy the whole folder again."
+        )
     with tempfile.TemporaryDirectory() as scratch:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder))

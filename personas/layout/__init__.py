@@ -1,9 +1,10 @@
 """Layouts: the rule that turns persona + turns into token ids, the same for training and for serving.
 
-Pure functions over a tokenizer; knows nothing of models, Redis or platforms. Two layouts so far:
+Pure functions over a tokenizer; knows nothing of models, Redis or platforms:
 
 - `persona`: `<bos> facts (<speaker2> user <eos> | <speaker1> bot <eos>)*`, speakers by role, no token types;
-- `chat`: the base model's own chat template, with the facts as the system message.
+- `chat`: the base model's own chat template, with the facts as the system message;
+- `dialogpt`: turns joined by the end-of-text token, for base models as they are published.
 
 Text that people wrote is never parsed as markup: it goes through a tokenizer in which special tokens are plain text.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from personas.errors import LayoutError
 from personas.layout.base import LAYOUT_FILE, Block, Example, Layout, Part, Prompt, first_kept, merged
 from personas.layout.chat import TEMPLATE_FILE, ChatLayout
+from personas.layout.dialogpt import DialogptLayout
 from personas.layout.persona import PERSONA_TOKENS, PersonaLayout
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "TEMPLATE_FILE",
     "Block",
     "ChatLayout",
+    "DialogptLayout",
     "Example",
     "Layout",
     "Part",
@@ -36,7 +39,7 @@ __all__ = [
     "merged",
 ]
 
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (PersonaLayout, ChatLayout)}
+LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (PersonaLayout, ChatLayout, DialogptLayout)}
 
 
 def load_layout(folder: Path) -> Layout:
@@ -57,9 +60,11 @@ def load_layout(folder: Path) -> Layout:
 
 
 def layout_for_hf_folder(folder: Path, *, max_tokens: int) -> Layout:
-    """Choose the layout of a plain Hugging Face folder: our tokens, else a chat template, else refuse."""
-    try:
-        return PersonaLayout(folder, max_tokens=max_tokens)
-    except LayoutError:
-        pass
-    return ChatLayout(folder, max_tokens=max_tokens)
+    """Choose the layout of a plain Hugging Face folder: our tokens, else a chat template, else an end-of-text token."""
+    reasons = []
+    for layout in LAYOUTS.values():
+        try:
+            return layout(folder, max_tokens=max_tokens)
+        except LayoutError as error:
+            reasons.append(str(error))
+    raise LayoutError(f"{folder}: none of the layouts {', '.join(LAYOUTS)} fits. " + "; ".join(reasons))
