@@ -23,7 +23,7 @@ from personas.persona import GenerationSettings, Persona
 from personas.settings import Settings
 
 if TYPE_CHECKING:
-    from worker.tasks import Speaker
+    from worker.respond import Responder
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._speaker: Future[Speaker] = Future()
+        self._speaker: Future[Responder] = Future()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
@@ -115,9 +115,9 @@ class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
 
     def _run(self) -> None:
         try:
-            from worker.process import loaded_speaker
+            from worker.respond import start_responder
 
-            with loaded_speaker(self._settings) as speaker:
+            with start_responder(self._settings) as speaker:
                 self._speaker.set_result(speaker)
                 self._is_over.wait()
         except BaseException as error:  # it belongs to whoever waits for the model

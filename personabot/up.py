@@ -63,7 +63,8 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 def worker_arguments(settings: Settings) -> list[str]:
     """Return the worker's command line: what flags may have said goes on; the rest it reads itself."""
     flags = {"--model-path": settings.model, "--device": settings.device, "--dtype": settings.dtype}
-    return ["worker", *(word for flag, value in flags.items() if value for word in (flag, value))]
+    given = {flag: value for flag, value in flags.items() if value not in ("", "auto")}
+    return ["worker", *(word for pair in given.items() for word in pair)]
 
 
 class House(ExitStack):

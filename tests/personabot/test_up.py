@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -10,8 +11,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import psutil
 import pytest
@@ -31,8 +32,11 @@ class Up:
         self.process = process
         self.lines: queue.Queue[str] = queue.Queue()
         self.seen: list[str] = []
-        for stream in (process.stdout, process.stderr):
-            threading.Thread(target=self._read, args=(stream,), daemon=True).start()
+        self.readers = [
+            threading.Thread(target=self._read, args=(stream,)) for stream in (process.stdout, process.stderr)
+        ]
+        for reader in self.readers:
+            reader.start()
 
     def say(self, text: str) -> None:
         assert self.process.stdin is not None
@@ -54,16 +58,28 @@ class Up:
     def child(self, name: str) -> psutil.Process:
         """Return the running child with this command."""
         for process in psutil.Process(self.process.pid).children():
-            if name in process.cmdline()[-6:]:
+            if name in process.cmdline():
                 return process
         raise AssertionError(f"no child {name}")
 
-    def _read(self, stream: object) -> None:
-        for line in stream:  # type: ignore[attr-defined]
-            self.lines.put(line.rstrip("\n"))
+    def end(self) -> None:
+        """Stop it if it still runs, and close our ends of its pipes."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(PATIENCE_S)
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        for reader in self.readers:
+            reader.join(PATIENCE_S)
+
+    def _read(self, stream: IO[str]) -> None:
+        with stream:
+            for line in stream:
+                self.lines.put(line.rstrip("\n"))
 
 
-@contextmanager
+@contextlib.contextmanager
 def up(home: Path, model: Path, **extra: str) -> Iterator[Up]:
     process = subprocess.Popen(
         [sys.executable, "-m", "personabot", "up", "--model-path", str(model)],
@@ -75,11 +91,11 @@ def up(home: Path, model: Path, **extra: str) -> Iterator[Up]:
         cwd=home,
         env=environment(home, PERSONABOT_DEFAULT_PERSONA=PERSONA, PERSONABOT_LEASE_S="2", **extra),
     )
+    running = Up(process)
     try:
-        yield Up(process)
+        yield running
     finally:
-        process.terminate()
-        process.wait(PATIENCE_S)
+        running.end()
 
 
 def is_alive(process: psutil.Process) -> bool:
