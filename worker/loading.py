@@ -152,10 +152,10 @@ def _load_plain(folder: Path) -> tuple[PreTrainedModel, Layout]:
             f"{_known_models()}"
         )
     network = _load_network(folder)
-    return network, _plain_layout(folder, max_tokens=model_window(network))
+    return network, plain_layout(folder, max_tokens=model_window(network))
 
 
-def _plain_layout(folder: Path, *, max_tokens: int) -> Layout:
+def plain_layout(folder: Path, *, max_tokens: int) -> Layout:
     """Choose the layout by the tokenizer, which older folders hold only in pieces."""
     if (folder / "tokenizer.json").is_file():
         return layout_for_hf_folder(folder, max_tokens=max_tokens)

@@ -16,8 +16,9 @@ from worker.engine.request import SamplingParams
 from worker.engine.request import Sequence as Running
 
 NO_SCORE = float("-inf")
-# So many of the best tokens nearly always hold what top_p and top_k keep; sorting the whole vocabulary costs far more.
-NUM_CANDIDATES = 256
+# So many of the best tokens nearly always hold what top_p and top_k keep; where they don't, more are looked at.
+# Of 49,152 tokens finding 256 took 2 ms for 16 rows, 4,096 took 13 ms, and sorting all of them 76 ms.
+NUM_CANDIDATES = (256, 4096)
 
 
 class Sampler:
@@ -101,17 +102,19 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
 
 def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield rows of scores (B, V) in groups: their numbers, token ids and scores, those filtered out at -inf."""
-    rest = [row for row, p in enumerate(params) if p.top_p >= 1.0 and p.top_k == 0]
-    rows = [row for row in range(len(params)) if row not in rest]
-    if rows:
-        ids, kept, is_whole = candidates(scores[rows], [params[row] for row in rows], NUM_CANDIDATES)
-        whole = [row for row, value in zip(rows, is_whole, strict=True) if value]
+    unfiltered = [row for row, p in enumerate(params) if p.top_p >= 1.0 and p.top_k == 0]
+    if unfiltered:
+        own = scores[unfiltered]
+        yield unfiltered, torch.arange(own.shape[1], device=own.device).expand(own.shape), own
+    rest = [row for row in range(len(params)) if row not in unfiltered]
+    for num_candidates in (*NUM_CANDIDATES, scores.shape[1]):
+        if not rest:
+            return
+        ids, kept, is_whole = candidates(scores[rest], [params[row] for row in rest], num_candidates)
+        whole = [row for row, value in zip(rest, is_whole, strict=True) if value]
         if whole:
             yield whole, ids[is_whole], kept[is_whole]
-        rest += [row for row, value in zip(rows, is_whole, strict=True) if not value]
-    if rest:
-        ids, kept, _ = candidates(scores[rest], [params[row] for row in rest], scores.shape[1])
-        yield rest, ids, kept
+        rest = [row for row, value in zip(rest, is_whole, strict=True) if not value]
 
 
 def candidates(
@@ -123,8 +126,6 @@ def candidates(
     """
     size = scores.shape[1]
     num_candidates = min(num_candidates, size)
-    if num_candidates == size and all(p.top_p >= 1.0 and p.top_k == 0 for p in params):
-        return torch.arange(size, device=scores.device).expand(scores.shape), scores, [True] * len(params)
     best, ids = torch.sort(scores, descending=True) if num_candidates == size else scores.topk(num_candidates)
     top_k = torch.tensor([min(p.top_k or size, size) for p in params], device=scores.device)
     top_p = torch.tensor([p.top_p for p in params], device=scores.device)
@@ -134,10 +135,9 @@ def candidates(
     total = torch.where(has_top_k[:, 0], kept.logsumexp(-1), scores.logsumexp(-1))
     shares = (kept - total[:, None]).exp()
     before = shares.cumsum(-1) - shares
-    has_top_p = (top_p < 1.0)[:, None]
-    kept = kept.masked_fill(has_top_p & (before >= top_p[:, None]), NO_SCORE)
-    if num_candidates == size:
-        return ids, kept, [True] * len(params)
+    kept = kept.masked_fill((top_p < 1.0)[:, None] & (before >= top_p[:, None]), NO_SCORE)
     is_within_k = has_top_k[:, 0] & (top_k < num_candidates) & (least[:, 0] > best[:, -1])
-    is_within_p = has_top_p[:, 0] & ~has_top_k[:, 0] & (shares.sum(-1) >= top_p)
-    return ids, kept, (is_within_k | is_within_p).tolist()
+    is_within_p = ~has_top_k[:, 0] & (shares.sum(-1) >= top_p)
+    is_whole = is_within_k | is_within_p if num_candidates < size else torch.ones_like(is_within_k)
+    width = int((kept > NO_SCORE).sum(-1).max().clamp(min=1))  # what is filtered out needs no noise
+    return ids[:, :width], kept[:, :width], is_whole.tolist()
