@@ -116,13 +116,14 @@ def check_model(settings: Settings) -> list[Finding]:
 
 def _check_folder(folder: Path) -> Finding:
     from personas.checkpoint import is_checkpoint, read_checkpoint
-    from personas.layout import layout_for_hf_folder, load_layout
+    from personas.layout import load_layout
     from worker.bases import HUB_IDS, is_installed
+    from worker.loading import plain_layout
 
     if not is_checkpoint(folder):
         if not (folder / "config.json").is_file() or not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
             return problem("model", f"{folder}: no config.json with weights beside it", "copy the whole folder again")
-        layout = layout_for_hf_folder(folder, max_tokens=1024)
+        layout = plain_layout(folder, max_tokens=1024)
         return ok("model", f"{folder}: Hugging Face folder, layout {layout.name}")
     checkpoint = read_checkpoint(folder)
     layout = load_layout(folder)
