@@ -59,7 +59,7 @@ class Step:
         self.num_layers_seen += 1
         keys, values = self.cache.write(layer, self.slots, self.positions, key.transpose(0, 1), value.transpose(0, 1))
         num_heads, num_rows = query.shape[:2]
-        query = (query * scaling).to(keys.dtype)
+        query = query.to(keys.dtype) * scaling
         mixed = torch.empty((num_rows, num_heads, values.shape[-1]), dtype=keys.dtype, device=keys.device)
         num_singles = len(self._singles)
         if num_singles:

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from worker.engine.errors import (
     DeadlinePassed,
-    EngineBusy,
     EngineError,
     EngineStopped,
     GenerationFailed,
@@ -236,6 +235,3 @@ class Engine:
             sequence.future.set_exception(outcome)
         else:
             sequence.future.set_result(outcome)
-
-
-__all__ = ["Engine", "EngineBusy", "EngineError"]
