@@ -50,6 +50,8 @@ async def serve(settings: Settings, services: Services, stop: asyncio.Event) -> 
 async def _session(settings: Settings, services: Services, stop: asyncio.Event) -> None:
     assert settings.discord_token is not None
     Route.BASE = settings.discord_root
+    # We never join a voice channel: nobody needs to read that the libraries for it are missing.
+    discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
     client = PersonaClient(services, api=settings.discord_root if settings.discord_root != _DISCORD else "")
     try:
         await first_to_end(
