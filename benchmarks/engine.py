@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import GenerationConfig
 
+from personas.logs import configure_logging
+from personas.settings import load_settings
 from worker.engine.engine import Engine
 from worker.engine.request import Completion, Request, SamplingParams
 from worker.loading import LoadedModel, load_model
@@ -224,6 +226,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round of one turn")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     flags = parser.parse_args()
+    configure_logging(load_settings(log_level="warning"))
     num_rounds, num_turns = (1, 1) if flags.quick else (flags.rounds, flags.turns)
     result = measure(flags.model, dtype=flags.dtype, num_rounds=num_rounds, num_turns=num_turns)
     if flags.json:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 
 import pytest
 import torch
@@ -291,6 +293,28 @@ def test_a_dying_engine_leaves_nobody_waiting() -> None:
             engine.submit(Request(prompt_ids=(1, 2))).result(WAIT_S)
         with pytest.raises(EngineStopped):
             engine.submit(Request(prompt_ids=(1, 2)))
+
+
+def test_under_random_load_every_request_ends_one_way_and_every_slot_is_free_again() -> None:
+    draw = random.Random(3)
+    given = prompts(*(draw.randint(1, 60) for _ in range(60)))
+    with Engine(tiny_gpt2(), stop_ids=range(20), max_num_seqs=5, max_step_tokens=32) as engine:
+        futures = []
+        for seed, prompt in enumerate(given):
+            params = SamplingParams(seed=seed, max_new_tokens=draw.randint(1, 30), temperature=1.5)
+            timeout_s = draw.choice([None, None, 0.001, 60.0])
+            futures.append(engine.submit(Request(prompt_ids=prompt, params=params, timeout_s=timeout_s)))
+            if draw.random() < 0.3:
+                draw.choice(futures).cancel()
+        wait(futures, WAIT_S)
+        ends = Counter("cancelled" if f.cancelled() else type(f.exception() or f.result()).__name__ for f in futures)
+        assert set(ends) <= {"cancelled", "DeadlinePassed", "Completion"}
+        assert ends["Completion"] > 20
+        # A last request, so that those cancelled at the end have left as well.
+        last = [engine.submit(Request(prompt_ids=(1,), params=PLAIN_GREEDY)) for _ in range(5)]
+        wait(last, WAIT_S)
+    assert (engine.num_running, engine.num_waiting) == (0, 0)
+    assert sorted(engine._scheduler._free_slots) == [*range(5)]
 
 
 def test_a_completion_says_how_long_it_took(gpt2_engine: Engine) -> None:
