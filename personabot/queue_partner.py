@@ -148,8 +148,11 @@ class OutboxReader:
 
     def close(self) -> None:
         """Stop reading."""
-        self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join()
+        while self._thread.is_alive():
+            # More than once: a cancellation that meets a socket's timeout can get lost in it.
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                self._loop.call_soon_threadsafe(self._task.cancel)
+            self._thread.join(0.5)
 
     def _run(self) -> None:
         with contextlib.suppress(asyncio.CancelledError):

@@ -4,11 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from personabot.cli import app
 from personas.catalogue import load_catalogue
 from tests.helpers.cli import personabot
 
 PERSONA = load_catalogue(None).names()[0]
+
+
+@pytest.fixture(autouse=True)
+def own_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what a command writes into the environment go with the test."""
+    monkeypatch.setenv("PERSONABOT_DATA_DIR", str(home))
 
 
 def test_it_chats_through_a_pipe(home: Path, tiny_model: Path) -> None:
@@ -34,18 +42,21 @@ def write_prompts(folder: Path) -> Path:
 
 
 def answered(home: Path, model: Path, out: Path, *flags: str) -> list[dict[str, object]]:
-    done = personabot(
-        "chat", "--model-path", model, "--prompt-file", write_prompts(home), "--output-file", out, *flags, home=home
-    )
-    assert done.returncode == 0, done.stderr
+    """Answer the prompts in this process, with the command line's own parser."""
+    paths = ["--model-path", str(model), "--prompt-file", str(write_prompts(home)), "--output-file", str(out)]
+    done = CliRunner().invoke(app, ["--data-dir", str(home), "chat", *paths, *flags])
+    assert done.exit_code == 0, done.output
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_same_seed_writes_the_same_file(home: Path, tiny_model: Path) -> None:
     flags = ("--persona", PERSONA, "--seed", "7", "--temperature", "1.2", "--top-k", "50")
-    first = answered(home, tiny_model, home / "a.jsonl", *flags)
-    answered(home, tiny_model, home / "b.jsonl", *flags)
+    paths = ("--model-path", tiny_model, "--prompt-file", write_prompts(home))
+    for name in ("a.jsonl", "b.jsonl"):
+        done = personabot("chat", *paths, "--output-file", home / name, *flags, home=home)
+        assert done.returncode == 0, done.stderr
     assert (home / "a.jsonl").read_bytes() == (home / "b.jsonl").read_bytes()
+    first = [json.loads(line) for line in (home / "a.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["prompt"] for entry in first] == ["hello", "what is your name?", "do you like it here?"]
     assert all(set(entry) == {"persona", "prompt", "reply", "model", "seed"} and entry["reply"] for entry in first)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from personabot.doctor import examine, find
 from personabot.findings import Status
 from personabot.platform_checks import MESSAGE_CONTENT, check_discord, check_telegram
 from personas.settings import Settings, load_settings
@@ -110,19 +112,38 @@ def test_nothing_is_wrong_without_tokens(home: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("part", "extra", "said"),
     [
-        ({"PERSONABOT_MODEL": "no/such/model/folder"}, "no/such/model/folder"),
-        ({"REDIS_URL": "redis://:secret@127.0.0.1:9/0"}, "could not reach redis://***@127.0.0.1:9/0"),
-        ({"PERSONABOT_DEVICE": "cuda:7"}, "torch sees"),
-        ({"PERSONABOT_DEFAULT_PERSONA": "Nobody At All"}, "Nobody At All"),
-        ({"PERSONABOT_DEVCE": "cpu"}, "did you mean PERSONABOT_DEVICE"),
+        ("model", {"PERSONABOT_MODEL": "no/such/model/folder"}, "no/such/model/folder"),
+        ("redis", {"REDIS_URL": "redis://:secret@127.0.0.1:9/0"}, "could not reach redis://***@127.0.0.1:9/0"),
+        ("device", {"PERSONABOT_DEVICE": "cuda:7"}, "torch sees"),
+        ("personas", {"PERSONABOT_DEFAULT_PERSONA": "Nobody At All"}, "Nobody At All"),
+        ("python", {"PERSONABOT_DEVCE": "cpu"}, "did you mean PERSONABOT_DEVICE"),
     ],
 )
 def test_what_is_misconfigured_is_named_and_fails(
-    home: Path, tiny_model: Path, extra: dict[str, str], said: str
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    part: str,
+    extra: dict[str, str],
+    said: str,
 ) -> None:
-    done = personabot("doctor", home=home, **({"PERSONABOT_MODEL": str(tiny_model)} | extra))
-    assert done.returncode == 1
-    assert said in done.stdout
-    assert "secret" not in done.stdout + done.stderr
+    for name, value in {"PERSONABOT_DATA_DIR": str(home), "COLUMNS": "200", **extra}.items():
+        monkeypatch.setenv(name, value)
+    assert examine([part]) == 1
+    printed = "".join(capsys.readouterr())
+    assert said in printed
+    assert "secret" not in printed
+
+
+def test_a_damaged_model_is_a_problem_of_the_model(
+    home: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = home / "broken"
+    shutil.copytree(tiny_model, broken)
+    (broken / "model.safetensors").unlink()
+    monkeypatch.setenv("PERSONABOT_MODEL", str(broken))
+    (finding,) = [found for found in find(["model"]) if found.part == "model"]
+    assert finding.status is Status.PROBLEM
+    assert "model.safetensors missing" in finding.text

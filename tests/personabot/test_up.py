@@ -33,7 +33,8 @@ class Up:
         self.lines: queue.Queue[str] = queue.Queue()
         self.seen: list[str] = []
         self.readers = [
-            threading.Thread(target=self._read, args=(stream,)) for stream in (process.stdout, process.stderr)
+            threading.Thread(target=self._read, args=(stream,), daemon=True)
+            for stream in (process.stdout, process.stderr)
         ]
         for reader in self.readers:
             reader.start()
@@ -64,9 +65,12 @@ class Up:
 
     def end(self) -> None:
         """Stop it if it still runs, and close our ends of its pipes."""
-        if self.process.poll() is None:
+        try:
             self.process.terminate()
-        self.process.wait(PATIENCE_S)
+            self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+            self.process.wait()
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -135,15 +139,7 @@ def test_a_killed_worker_is_restarted_and_the_reply_still_comes(home: Path, tiny
         running.wait_for(f"{PERSONA}: ")
 
 
-def test_the_conversation_outlives_the_program(home: Path, tiny_model: Path) -> None:
-    for welcome in (f"{PERSONA}: ", "remembers your conversation"):
-        with up(home, tiny_model) as running:
-            running.wait_for(welcome)
-            running.say("hello")
-            running.wait_for(f"{PERSONA}: ")
-
-
-def test_children_end_when_their_parent_is_killed(home: Path, tiny_model: Path) -> None:
+def test_children_end_when_their_parent_is_killed_and_the_conversation_is_kept(home: Path, tiny_model: Path) -> None:
     with up(home, tiny_model) as running:
         running.wait_for(f"{PERSONA}: ")
         running.say("hello")
@@ -152,6 +148,8 @@ def test_children_end_when_their_parent_is_killed(home: Path, tiny_model: Path) 
         os.kill(running.process.pid, signal.SIGKILL)
         psutil.wait_procs([worker], timeout=PATIENCE_S)
         assert not is_alive(worker)
+    with up(home, tiny_model) as running:
+        running.wait_for("remembers your conversation")
 
 
 def test_a_worker_that_cannot_run_ends_everything_with_its_reason(home: Path) -> None:
