@@ -77,6 +77,9 @@ def options(
         os.environ["PERSONABOT_DATA_DIR"] = str(data_dir.absolute())
     if log_level:
         os.environ["PERSONABOT_LOG_LEVEL"] = log_level
+    from personas.logs import keep_output_clean
+
+    keep_output_clean(os.environ.get("PERSONABOT_LOG_LEVEL", ""))  # until a service configures its own logging
 
 
 @app.command()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import TextIO
+from pathlib import Path
+from typing import Final, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from personas.settings import Settings
 
+MAX_LOG_BYTES: Final = 10_000_000
 # A URL with credentials (redis://:password@host) and the token in a Bot API URL (/bot123:AA…/getMe).
 _SECRETS = (
     (re.compile(r"//[^/@\s]*:[^/@\s]*@"), "//***@"),
@@ -65,6 +67,23 @@ def configure_logging(settings: Settings, process: str = "", stream: TextIO | No
     root.setLevel(settings.log_level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def keep_output_clean(level: str = "") -> None:
+    """Log to standard error, warnings only unless `level` says otherwise: for commands whose output people read."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper(), logging.WARNING)),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # whatever it is by then
+    )
+
+
+def log_path(settings: Settings, name: str) -> Path:
+    """Return where `name` logs, in a folder that exists; an old file that has grown large is set aside."""
+    path = settings.data_dir / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
+        path.replace(path.with_suffix(".old.log"))
+    return path
 
 
 def redacted(text: str) -> str:
