@@ -46,6 +46,10 @@ async def first_to_end(*jobs: Awaitable[object]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        pending: set[asyncio.Future[object]] = set(tasks)
+        while pending:
+            # More than once: a cancellation that meets a socket's timeout can get lost in it.
+            for left in pending:
+                left.cancel()
+            _, pending = await asyncio.wait(pending, timeout=1)
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,6 +19,7 @@ from bots.terminal import Chat, LocalPartner, NoRecord, Reply, Screen
 from personabot.transcript import Transcript, read_prompts
 from personas.catalogue import Catalogue, load_catalogue
 from personas.conversation import Turn
+from personas.logs import configure_logging, log_path
 from personas.persona import GenerationSettings, Persona
 from personas.settings import Settings
 
@@ -43,6 +44,8 @@ def chat(settings: Settings, options: ChatOptions) -> None:
     catalogue = load_catalogue(settings.personas_dir)
     persona = catalogue.get(options.persona or settings.default_persona or catalogue.names()[0])
     with contextlib.ExitStack() as stack:
+        log_file = stack.enter_context(log_path(settings, "chat").open("a", encoding="utf-8"))
+        configure_logging(settings, "chat", log_file)  # the terminal is for the conversation
         record = stack.enter_context(Transcript(options.output_file)) if options.output_file else NoRecord()
         model = stack.enter_context(
             BackgroundModel(settings.model_copy(update={"model": settings.model or persona.checkpoint or ""}))

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -24,12 +23,11 @@ from personabot.queue_partner import QueuePartner
 from personabot.supervise import Child, Supervisor
 from personas.catalogue import load_catalogue
 from personas.errors import PersonabotError
-from personas.logs import configure_logging
+from personas.logs import configure_logging, log_path
 from personas.settings import Settings
 from worker.queue.server import EmbeddedServer, redis_url
 
 LOOK_EVERY_S: Final = 0.25
-MAX_LOG_BYTES: Final = 10_000_000
 ADAPTERS: Final = {"discord": "DISCORD_TOKEN", "telegram": "TELEGRAM_TOKEN"}
 
 
@@ -84,7 +82,6 @@ class House(ExitStack):
 
     def start(self, platforms: Sequence[str]) -> None:
         """Start the parts and say in plain words which, which not, and why."""
-        self._logs.mkdir(parents=True, exist_ok=True)
         self._log_here()
         where = "your REDIS_URL"
         if self._embedded:
@@ -138,9 +135,7 @@ class House(ExitStack):
             Chat(partner, screen, catalogue).run()
 
     def _start_child(self, name: str, arguments: Sequence[str]) -> None:
-        log_file = self._logs / f"{name}.log" if self._is_chatting_here else None
-        if log_file and log_file.exists() and log_file.stat().st_size > MAX_LOG_BYTES:
-            log_file.replace(log_file.with_suffix(".old.log"))
+        log_file = log_path(self._settings, name) if self._is_chatting_here else None
         self._supervisor.start(Child(name, arguments, log_file))
 
     def _watch(self) -> None:
@@ -179,7 +174,7 @@ class House(ExitStack):
 
     def _log_here(self) -> None:
         """Keep our own log lines out of the conversation."""
-        path: Path = self._logs / "up.log"
+        path = log_path(self._settings, "up")
         stream = self.enter_context(path.open("a", encoding="utf-8")) if self._is_chatting_here else sys.stderr
         configure_logging(self._settings, "up", stream)
 
