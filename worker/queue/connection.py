@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import redis
@@ -42,7 +43,7 @@ def connect(url: str) -> redis.Redis:
 
 def connect_async(url: str) -> redis.asyncio.Redis:
     """Return the same kind of client for an event loop."""
-    return redis.asyncio.Redis.from_url(
+    client = redis.asyncio.Redis.from_url(
         client_url(url),
         decode_responses=True,
         protocol=2,
@@ -50,6 +51,25 @@ def connect_async(url: str) -> redis.asyncio.Redis:
         health_check_interval=30,
         **_tcp_only(url),
     )
+    pool = client.connection_pool
+    pool.connection_class = type("Cancellable", (_Cancellable, pool.connection_class), {})
+    return client
+
+
+class _Cancellable:
+    """A connection that lets no cancellation get lost.
+
+    redis-py sends through `asyncio.wait_for`, which before Python 3.12 forgets that it was cancelled when what it waits
+    for is done at that moment (https://github.com/python/cpython/issues/86296): the task would go on for ever.
+    """
+
+    async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+        task = asyncio.current_task()
+        num_before = task.cancelling() if task else 0
+        await super().send_packed_command(*args, **kwargs)  # type: ignore[misc]
+        if task and task.cancelling() > num_before:
+            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise asyncio.CancelledError
 
 
 def _tcp_only(url: str) -> dict[str, Any]:

@@ -88,6 +88,28 @@ async def test_parts_that_were_sent_are_known_after_a_restart(
     assert await Outbox(client, "discord").parts_done(entry) == 2
 
 
+@pytest.mark.parametrize("num_switches", range(6))
+async def test_reader_that_is_cancelled_right_after_an_entry_ends(
+    client: redis.asyncio.Redis, redis_client: redis.Redis, num_switches: int
+) -> None:
+    put(redis_client, "one")
+    outbox, is_acknowledged = Outbox(client, "discord"), asyncio.Event()
+
+    async def collect() -> None:
+        async for entry in outbox.entries():
+            await outbox.ack(entry)
+            is_acknowledged.set()
+
+    collecting = asyncio.create_task(collect())
+    await is_acknowledged.wait()
+    for _ in range(num_switches):
+        await asyncio.sleep(0)
+    collecting.cancel()
+    done, _ = await asyncio.wait([collecting], timeout=PATIENCE_S)
+    assert done
+    assert collecting.cancelled()
+
+
 async def test_reader_survives_a_server_that_is_killed_and_loses_nothing(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "redis")
     server.start()
