@@ -24,7 +24,7 @@ class SamplingParams:
     temperature: float = 0.7
     top_p: float = 0.9
     top_k: int = 0
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
     do_sample: bool = True
     max_new_tokens: int = 80
