@@ -200,6 +200,7 @@ def _merged(checkpoint: Checkpoint, layout: Layout) -> PreTrainedModel:
         network.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's, about names in transformers 6
             warnings.filterwarnings("error", message="Found missing adapter keys")
             merged: PreTrainedModel = PeftModel.from_pretrained(network, str(checkpoint.folder)).merge_and_unload()
     except Exception as error:

@@ -157,6 +157,6 @@ def _retried(params: SamplingParams, attempt: int) -> SamplingParams:
 def start_responder(settings: Settings, *, model: str = "") -> Responder:
     """Load `model`, or the one that `settings` name, and start an engine for it."""
     loaded = load_model(model or settings.model, device=settings.device, dtype=settings.dtype)
-    engine = Engine.for_model(loaded, max_num_seqs=settings.max_num_seqs)
+    engine = Engine.for_model(loaded, max_num_seqs=settings.max_num_seqs, num_threads=settings.num_threads or None)
     engine.start()
     return Responder(loaded, engine, defaults=settings.generation)
