@@ -32,8 +32,9 @@ from personas.settings import Settings, load_settings
 from personas.store import ConversationStore
 from worker import tasks
 from worker.engine.errors import EngineStopped
-from worker.queue.app import CHAT_QUEUE, app, make_app, num_threads
+from worker.queue.app import app, make_app, num_threads
 from worker.queue.connection import broker_url, connect
+from worker.queue.keys import CHAT_QUEUE
 from worker.queue.mailbox import Mailbox
 from worker.queue.server import running_server
 

@@ -12,9 +12,9 @@ from celery import Celery
 from personas.conversation import Conversation
 from personas.settings import load_settings
 from worker.queue.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, broker_url
+from worker.queue.keys import CHAT_QUEUE
 from worker.queue.server import redis_url
 
-CHAT_QUEUE: Final = "chat"
 TRAINING_QUEUE: Final = "training"
 REPLY_TASK: Final = "worker.tasks.reply"
 # Longer than a task holds on to a conversation (`tasks.MAX_TASK_S`) plus one reply: an unacknowledged task that is

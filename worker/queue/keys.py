@@ -8,6 +8,7 @@ claims                      sorted set: claimed conversations by the end of thei
 queued                      sorted set: claimed conversations that no worker has taken yet, by fence
 workers                     sorted set: living workers by the end of their lease
 fences                      counter: fencing numbers, never reused
+newest_taken                counter: the highest fence that was taken
 dead                        list: messages that killed their worker twice
 outbox:{platform}           stream: replies waiting to be delivered
 parts:{platform}            hash: how many parts of an entry were delivered already
@@ -24,7 +25,10 @@ CLAIMS: Final = "claims"
 QUEUED: Final = "queued"
 WORKERS: Final = "workers"
 FENCES: Final = "fences"
+NEWEST_TAKEN: Final = "newest_taken"
 DEAD: Final = "dead"
+# Celery's own list of waiting tasks, named after the queue.
+CHAT_QUEUE: Final = "chat"
 
 
 def mailbox_key(conversation: Conversation | str) -> str:
@@ -70,4 +74,6 @@ def script_keys(conversation: Conversation) -> list[str]:
         QUEUED,
         FENCES,
         DEAD,
+        NEWEST_TAKEN,
+        CHAT_QUEUE,
     ]

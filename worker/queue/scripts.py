@@ -11,6 +11,7 @@ from typing import Final
 _COMMON: Final = """
 local MAILBOX, PENDING, CLAIM, HISTORY, STATE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local OUTBOX, CLAIMS, QUEUED, FENCES, DEAD = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local NEWEST_TAKEN, TASKS = KEYS[11], KEYS[12]
 
 local function now()
   local time = redis.call('TIME')
@@ -51,7 +52,7 @@ end
 SUBMIT: Final = (
     _COMMON
     + """
-local SEEN, WORKERS = KEYS[11], KEYS[12]
+local SEEN, WORKERS = KEYS[13], KEYS[14]
 local conversation, message, submission, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
 redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now())
@@ -122,9 +123,11 @@ local function take(conversation, worker, lease, max_together, max_turns, turns_
   redis.call('HSET', CLAIM, 'taken', 1, 'worker', worker, 'epoch', counter('epoch'), 'begun', is_suspect and 0 or 1)
   redis.call('ZADD', CLAIMS, now() + lease, conversation)
   redis.call('ZREM', QUEUED, conversation)
+  local fence = redis.call('HGET', CLAIM, 'fence')
+  if tonumber(fence) > tonumber(redis.call('GET', NEWEST_TAKEN) or 0) then redis.call('SET', NEWEST_TAKEN, fence) end
   return {
     'taken',
-    redis.call('HGET', CLAIM, 'fence'),
+    fence,
     deaths,
     redis.call('LRANGE', PENDING, 0, -1),
     redis.call('LRANGE', HISTORY, 0, -1),
@@ -219,9 +222,12 @@ if redis.call('HGET', CLAIM, 'taken') == '1' then
   if redis.call('HGET', CLAIM, 'begun') == '1' then redis.call('HINCRBY', CLAIM, 'deaths', 1) end
   return fence_anew(conversation, lease)
 end
--- The task was never sent, or waits in Celery still: the same fence again, of which only one is taken.
 redis.call('ZADD', CLAIMS, now() + lease, conversation)
-return tonumber(redis.call('HGET', CLAIM, 'fence'))
+local fence = tonumber(redis.call('HGET', CLAIM, 'fence'))
+-- Tasks are taken in the order of their fences: while tasks wait and no later one was taken, this one waits as well.
+if redis.call('LLEN', TASKS) > 0 and fence > tonumber(redis.call('GET', NEWEST_TAKEN) or 0) then return 0 end
+-- It was lost. The same fence again, of which only one is taken.
+return fence
 """
 )
 

@@ -128,6 +128,17 @@ def test_lost_task_is_sent_again_with_the_same_fence(dying: Mailbox) -> None:
     assert dying.sweep() == [(ROOM, fence)]
 
 
+def test_task_that_waits_its_turn_is_not_sent_again_unless_a_later_one_was_taken(
+    dying: Mailbox, redis_client: redis.Redis
+) -> None:
+    later = Conversation("discord", "later")
+    first, second = dying.submit(say("hi")).fence, dying.submit(Message(later, Turn(Role.USER, "hi"))).fence
+    redis_client.rpush(keys.CHAT_QUEUE, "some task")
+    assert dying.sweep() == []
+    dying.take(later, second or 0)
+    assert (ROOM, first) in dying.sweep()
+
+
 def test_message_that_killed_its_worker_twice_is_buried_and_leaves_the_history(
     dying: Mailbox, store: ConversationStore, redis_client: redis.Redis
 ) -> None:
