@@ -43,9 +43,8 @@ def chat(settings: Settings, options: ChatOptions) -> None:
     prompts = read_prompts(options.prompt_file) if options.prompt_file else None
     catalogue = load_catalogue(settings.personas_dir)
     persona = catalogue.get(options.persona or settings.default_persona or catalogue.names()[0])
+    configure_logging(settings, "chat", log_path(settings, "chat"))  # the terminal is for the conversation
     with contextlib.ExitStack() as stack:
-        log_file = stack.enter_context(log_path(settings, "chat").open("a", encoding="utf-8"))
-        configure_logging(settings, "chat", log_file)  # the terminal is for the conversation
         record = stack.enter_context(Transcript(options.output_file)) if options.output_file else NoRecord()
         model = stack.enter_context(
             BackgroundModel(settings.model_copy(update={"model": settings.model or persona.checkpoint or ""}))

@@ -22,6 +22,7 @@ from personas.errors import UnknownPersona
 from personas.persona import GenerationSettings, Persona
 from personas.store import ConversationStore
 from worker.queue.connection import connect, connect_async
+from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry
 from worker.queue.outbox import Outbox
 from worker.queue.publish import Publisher
@@ -48,14 +49,14 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
         *,
         default_persona: Persona,
         deadline_s: float,
-        on_late_reply: Callable[[OutboxEntry], None],
     ) -> None:
         self._client: redis.Redis = connect(url)
         self._store = ConversationStore(self._client)
+        self._mailbox = Mailbox(self._client)
         self._publisher = Publisher(url).start()
         self._reader = OutboxReader(url)
         self._deadline_s = deadline_s
-        self._on_late_reply = on_late_reply
+        self.on_late_reply: Callable[[OutboxEntry], None] = lambda entry: None
         self.persona = self._current_persona(catalogue, default_persona)
 
     @property
@@ -67,6 +68,10 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
     def num_turns(self) -> int:
         """How much was said before this session."""
         return len([turn for turn in self._store.history(CONVERSATION) if turn.role is Role.USER])
+
+    def is_worker_alive(self) -> bool:
+        """Tell whether anybody would answer now; a worker that loads its model is not there yet."""
+        return self._mailbox.num_workers() > 0
 
     def say(self, text: str) -> QueueReply:
         """Answer one message."""
@@ -122,7 +127,7 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
             self._reader.ack(entry)
             if entry.reply_to == message_id or entry.kind == EntryKind.NOTICE:
                 return QueueReply(entry.text, entry.seed, entry.model)
-            self._on_late_reply(entry)
+            self.on_late_reply(entry)
 
 
 class OutboxReader:

@@ -118,11 +118,6 @@ class House(ExitStack):
         """Talk to the person at this terminal, or to whoever writes into our standard input."""
         settings, catalogue = self._settings, load_catalogue(self._settings.personas_dir)
         is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        screen: Screen = (
-            RichScreen(history_file=settings.data_dir / "terminal_history", persona_names=catalogue.names())
-            if is_terminal
-            else PlainScreen()
-        )
         if not is_terminal:
             self._say("Standard input is no terminal: one message a line, replies on standard output.")
         with QueuePartner(
@@ -130,8 +125,15 @@ class House(ExitStack):
             catalogue,
             default_persona=catalogue.get(settings.default_persona or catalogue.names()[0]),
             deadline_s=settings.reply_deadline_s,
-            on_late_reply=lambda entry: screen.bot(entry.persona, entry.text),
         ) as partner:
+            screen: Screen = PlainScreen()
+            if is_terminal:
+                screen = RichScreen(
+                    history_file=settings.data_dir / "terminal_history",
+                    persona_names=catalogue.names(),
+                    waiting_for=lambda: "thinking" if partner.is_worker_alive() else "loading the model",
+                )
+            partner.on_late_reply = lambda entry: screen.bot(entry.persona, entry.text)
             Chat(partner, screen, catalogue).run()
 
     def _start_child(self, name: str, arguments: Sequence[str]) -> None:
@@ -171,12 +173,12 @@ class House(ExitStack):
     def _stop_children(self) -> None:
         self._say("Stopping; what is unanswered is kept for the next start.")
         self._supervisor.stop()
+        self._say("Stopped.")
 
     def _log_here(self) -> None:
         """Keep our own log lines out of the conversation."""
-        path = log_path(self._settings, "up")
-        stream = self.enter_context(path.open("a", encoding="utf-8")) if self._is_chatting_here else sys.stderr
-        configure_logging(self._settings, "up", stream)
+        file = log_path(self._settings, "up") if self._is_chatting_here else None
+        configure_logging(self._settings, "up", file)
 
     def _see_log(self, name: str) -> str:
         return f"; log in {self._logs / name}.log" if self._is_chatting_here else "; its log lines appear here"

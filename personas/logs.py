@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -26,8 +26,8 @@ _SECRETS = (
 _CHATTY = ("httpx", "httpcore", "urllib3", "filelock", "huggingface_hub", "telegram.ext.Updater")
 
 
-def configure_logging(settings: Settings, process: str = "", stream: TextIO | None = None) -> None:
-    """Send all logging of this process to `stream` (stderr by default), each line with the process's name."""
+def configure_logging(settings: Settings, process: str = "", file: Path | None = None) -> None:
+    """Send all logging of this process to `file`, or to stderr, each line with the process's name."""
     chain: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -47,8 +47,7 @@ def configure_logging(settings: Settings, process: str = "", stream: TextIO | No
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
     )
-    out = stream or sys.stderr
-    handler = logging.StreamHandler(out)
+    handler = logging.FileHandler(file, encoding="utf-8") if file else logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=chain,
@@ -58,11 +57,14 @@ def configure_logging(settings: Settings, process: str = "", stream: TextIO | No
                 _without_secrets,
                 structlog.processors.JSONRenderer()
                 if settings.log_json
-                else structlog.dev.ConsoleRenderer(colors=out.isatty()),
+                else structlog.dev.ConsoleRenderer(colors=file is None and sys.stderr.isatty()),
             ],
         )
     )
     root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, logging.FileHandler):
+            old.close()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
     for name in _CHATTY:
