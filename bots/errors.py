@@ -12,6 +12,8 @@ from personas.errors import PersonabotError
 class AdapterError(PersonabotError):
     """An adapter cannot run."""
 
+    exit_status = 2
+
 
 class TokenMissing(AdapterError):
     """No token was given."""

@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 bot_app = typer.Typer(help="Run one adapter.", no_args_is_help=True)
 app.add_typer(bot_app, name="bot")
+bench_app = typer.Typer(help="Measure speed.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 # Arguments go on as they are to a command that is imported only when called, its own --help included.
 PASSED_ON: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -140,25 +142,22 @@ def chat(
 @bot_app.command("discord")
 def bot_discord() -> None:
     """Speak on Discord; needs DISCORD_TOKEN."""
-    from personas.settings import load_settings
-
-    settings = load_settings()
-    if settings.discord_token is None:
-        raise SettingsError(
-            "DISCORD_TOKEN is not set. Create a bot at https://discord.com/developers and set its token."
-        )
-    importlib.import_module("bots.discord.app").run(settings)
+    _run_bot("discord")
 
 
 @bot_app.command("telegram")
 def bot_telegram() -> None:
     """Speak on Telegram; needs TELEGRAM_TOKEN."""
+    _run_bot("telegram")
+
+
+def _run_bot(platform: str) -> None:
+    from personas.logs import configure_logging
     from personas.settings import load_settings
 
     settings = load_settings()
-    if settings.telegram_token is None:
-        raise SettingsError("TELEGRAM_TOKEN is not set. Create a bot with @BotFather and set its token.")
-    importlib.import_module("bots.telegram.app").run(settings)
+    configure_logging(settings, platform)
+    importlib.import_module(f"bots.{platform}.app").run(settings)
 
 
 @app.command()
@@ -204,6 +203,29 @@ def doctor(
     if unknown := [name for name in only or [] if name not in known]:
         raise typer.BadParameter(f"{unknown[0]}: expected one of {', '.join(known)}", param_hint="--only")
     raise typer.Exit(examine(only or ()))
+
+
+@bench_app.command("engine", context_settings=PASSED_ON)
+def bench_engine(context: typer.Context) -> None:
+    """Our engine against transformers' generate, same requests."""
+    _run_benchmark(context)
+
+
+@bench_app.command("pipeline", context_settings=PASSED_ON)
+def bench_pipeline(context: typer.Context) -> None:
+    """The whole way through Redis, Celery and outbox against the engine alone."""
+    _run_benchmark(context)
+
+
+def _run_benchmark(context: typer.Context) -> None:
+    import subprocess
+
+    root = Path(__file__).parent.parent
+    if not (root / "benchmarks").is_dir():
+        raise SettingsError("benchmarks/ comes with a clone of the repository, not with the installed package.")
+    command = [sys.executable, "-m", f"benchmarks.{context.info_name}", *context.args]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(root)}, check=False)
+    raise typer.Exit(done.returncode)
 
 
 def _pass_on(context: typer.Context, module: str, name: str) -> None:

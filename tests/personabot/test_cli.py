@@ -9,7 +9,7 @@ from tests.helpers.cli import personabot
 
 def test_help_names_every_command(home: Path) -> None:
     done = personabot("--help", home=home)
-    for command in ("up", "chat", "bot", "worker", "train", "evaluate", "personas", "doctor"):
+    for command in ("up", "chat", "bot", "worker", "train", "evaluate", "personas", "doctor", "bench"):
         assert f" {command} " in done.stdout
 
 
@@ -45,11 +45,13 @@ def test_personas_are_listed_as_json(home: Path) -> None:
 
 
 def test_an_unexpected_error_is_one_line_and_a_file(home: Path) -> None:
-    (home / "terminal_history").mkdir()
-    (home / "redis").write_text("a file where a folder belongs")
-    done = personabot("worker", home=home)
+    (home / "redis").write_text("a file where the server's folder belongs")
+    done = personabot("bot", "discord", home=home, DISCORD_TOKEN="x")
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "Something went wrong inside personabot" in done.stderr
+    (crash,) = (home / "logs").glob("crash-*.txt")
+    assert "Traceback" in crash.read_text()
 
 
 def test_the_version_is_shown(home: Path) -> None:
