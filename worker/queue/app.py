@@ -28,11 +28,16 @@ def num_threads(max_num_seqs: int) -> int:
 
 
 def _config(url: str | None) -> dict[str, Any]:
-    settings = load_settings()
+    if url is None:  # Celery's own command: nobody has read the settings yet
+        settings = load_settings()
+        url = redis_url(settings)
+        concurrency = num_threads(settings.max_num_seqs)
+    else:
+        concurrency = None
     return {
-        "broker_url": broker_url(url or redis_url(settings)),
+        "broker_url": broker_url(url),
         "worker_pool": "threads",
-        "worker_concurrency": num_threads(settings.max_num_seqs),
+        "worker_concurrency": concurrency,
         "imports": ["worker.tasks", "worker.process"],
         "task_serializer": "json",
         "accept_content": ["json"],
