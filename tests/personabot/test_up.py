@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import queue
@@ -19,6 +20,7 @@ import pytest
 
 from personas.catalogue import load_catalogue
 from tests.helpers.cli import environment
+from tests.helpers.telegram_server import TOKEN, TelegramServer
 from worker.queue.server import EmbeddedServer
 
 PERSONA = load_catalogue(None).names()[0]
@@ -156,3 +158,25 @@ def test_a_worker_that_cannot_run_ends_everything_with_its_reason(home: Path) ->
     with up(home, home / "no-such-model") as running:
         assert running.process.wait(PATIENCE_S) == 1
         running.wait_for("no-such-model")
+
+
+async def test_with_a_token_the_adapter_talks_there(home: Path, tiny_model: Path) -> None:
+    async with TelegramServer() as telegram:
+        user = telegram.user("Bo")
+        chat = telegram.private_chat(user)
+        with up(home, tiny_model, TELEGRAM_TOKEN=TOKEN, PERSONABOT_TELEGRAM_API=telegram.url) as running:
+            await asyncio.to_thread(running.wait_for, "started  telegram")
+            await telegram.say(chat, user, "hello")
+            await telegram.until(lambda: telegram.texts(chat), PATIENCE_S)
+            running.process.terminate()
+            assert await asyncio.to_thread(running.process.wait, PATIENCE_S) == 0
+            assert not EmbeddedServer(home / "redis").is_running()
+    assert telegram.violations == []
+
+
+async def test_a_refused_token_ends_everything_with_the_reason(home: Path, tiny_model: Path) -> None:
+    async with TelegramServer() as telegram:
+        with up(home, tiny_model, TELEGRAM_TOKEN="1:wrong", PERSONABOT_TELEGRAM_API=telegram.url) as running:
+            assert await asyncio.to_thread(running.process.wait, PATIENCE_S) == 1
+            running.wait_for("refuses the token")
+            running.wait_for("No adapter can run")
