@@ -1,7 +1,7 @@
 """What the queue costs: the same requests to an engine alone, and through Redis, Celery and the outbox.
 
     python -m benchmarks.pipeline                              # the shipped model, 1 and 16 conversations
-    python -m benchmarks.pipeline --model models/starter --json pipeline.json
+    python -m benchmarks.pipeline --model models/starter --json
 
 Both engines are loaded at once and asked in turns (alone, queue, queue, alone …), so that a busy machine slows both.
 """
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -22,7 +21,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -172,7 +170,7 @@ def worker(url: str, settings: Settings) -> Iterator[None]:
         "PERSONABOT_MAX_NUM_SEQS": str(settings.max_num_seqs),
         "PERSONABOT_LOG_LEVEL": "warning",
     }
-    process = subprocess.Popen([sys.executable, "-m", "worker.process"], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "worker.process"], env=environment, stdout=sys.stderr.fileno())
     try:
         mailbox, deadline = Mailbox(connect(url)), time.monotonic() + START_TIMEOUT_S
         while not mailbox.num_workers():
@@ -228,9 +226,11 @@ def main(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 24,
     device: str = "auto",
     dtype: str = "auto",
-    json_file: Annotated[Path | None, typer.Option("--json", help="write the figures there as well")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="one turn, one round: only to see that it runs")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of the table")] = False,
 ) -> None:
     """Print the overhead of the queue at 1 and 16 conversations."""
+    turns, rounds = (1, 1) if quick else (turns, rounds)
     persona = load_catalogue(None).get("Rusty")
     with tempfile.TemporaryDirectory(prefix="pb") as folder:
         settings = Settings.model_validate(
@@ -244,13 +244,11 @@ def main(
                 compare(responder, url, Workload(persona, number, turns, max_new_tokens), rounds)
                 for number in conversations or [1, 16]
             ]
-            about = {"model": responder.loaded.name, "reason": responder.loaded.reason, "cpu": platform.processor()}
-    show(results)
-    figures = {**about, "num_cpus": os.cpu_count(), "turns": turns, "rounds": rounds, "results": results}
-    if json_file is None:
-        print(json.dumps(figures))
+            about = {"model": responder.loaded.name, "reason": responder.loaded.reason}
+    if as_json:
+        print(json.dumps({**about, "num_cpus": os.cpu_count(), "turns": turns, "rounds": rounds, "results": results}))
     else:
-        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        show(results)
 
 
 if __name__ == "__main__":
