@@ -14,6 +14,7 @@ from personas.conversation import Conversation, Role, Turn
 from personas.persona import GenerationSettings, Persona
 from personas.store import ChannelSettings, ConversationStore
 from worker import tasks
+from worker.engine.errors import DeadlinePassed, EngineStopped
 from worker.queue import keys
 from worker.queue.app import make_app
 from worker.queue.mailbox import Mailbox
@@ -76,6 +77,13 @@ class Bench:
         return [OutboxEntry.from_json(entry_id, fields["entry"]) for entry_id, fields in lines]
 
 
+def raiser(error: Exception) -> Callable[[], object]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
 @pytest.fixture
 def bench(redis_client: redis.Redis, redis_server: str) -> Bench:
     mailbox, store, echo = Mailbox(redis_client, worker="w"), ConversationStore(redis_client), Echo()
@@ -120,6 +128,31 @@ def test_unexpected_error_becomes_a_notice_and_the_next_message_is_answered(benc
     bench.echo.meanwhile = fail_once
     entries = bench.answer("one", "two")
     assert [entry.text for entry in entries] == [tasks.FAILED, "Ada: two"]
+
+
+def test_deadline_that_passes_in_the_engine_is_answered_with_a_notice(bench: Bench) -> None:
+    bench.echo.meanwhile = raiser(DeadlinePassed("too late"))
+    assert [entry.text for entry in bench.answer("hi")] == [tasks.TOO_LATE]
+
+
+def test_message_outlives_an_engine_that_is_gone(bench: Bench) -> None:
+    bench.echo.meanwhile = raiser(EngineStopped("the engine died"))
+    told: list[EngineStopped] = []
+    tasks.install(bench.replies, told.append)
+    bench.mailbox.lease_s = 0
+    tasks.reply(str(ROOM), bench.submit("hi") or 0)
+    tasks.install(None)
+    assert len(told) == 1
+    assert bench.outbox() == []
+    bench.echo.meanwhile = lambda: None
+    [(_, fence)] = bench.mailbox.sweep()
+    bench.replies.answer(ROOM, fence)
+    assert [entry.text for entry in bench.outbox()] == ["Ada: hi"]
+
+
+def test_task_in_a_process_without_a_model_says_what_to_start() -> None:
+    with pytest.raises(RuntimeError, match="personabot worker"):
+        tasks.reply(str(ROOM), 1)
 
 
 def test_regenerating_with_a_fixed_seed_takes_another_one(bench: Bench) -> None:

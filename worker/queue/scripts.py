@@ -175,6 +175,7 @@ else
       redis.call('RPUSH', DEAD, conversation .. ' ' .. line)
       if message.kind == 'say' then redis.call('LREM', HISTORY, -1, message.turn) end
     end
+    redis.call('LTRIM', DEAD, -100, -1)
   end
   if bot_turn ~= '' then
     if replaced ~= '' and redis.call('LINDEX', HISTORY, -1) == replaced then redis.call('RPOP', HISTORY) end
