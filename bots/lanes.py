@@ -6,8 +6,8 @@ Owns the tasks it starts; knows nothing of what they do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -30,10 +30,7 @@ class Lanes:
 
     async def close(self) -> None:
         """Cancel what has not ended and wait for it."""
-        tasks = list(self._all)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(self._all)
 
     def __len__(self) -> int:
         """Return how many jobs run or wait."""
@@ -49,3 +46,15 @@ class Lanes:
         self._all.discard(task)
         if self._last.get(key) is task:
             del self._last[key]
+
+
+async def ended(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel the tasks and wait until they have ended, whatever they end with."""
+    every = list(tasks)
+    pending = {task for task in every if not task.done()}
+    while pending:
+        # More than once: a cancellation that meets a socket's timeout can get lost in it.
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)
+    await asyncio.gather(*every, return_exceptions=True)

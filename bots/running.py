@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from bots.lanes import ended
 from bots.services import Services
 from personas.settings import Settings
 from worker.queue.server import running_server
@@ -46,10 +47,4 @@ async def first_to_end(*jobs: Awaitable[object]) -> None:
         for task in done:
             task.result()
     finally:
-        pending: set[asyncio.Future[object]] = set(tasks)
-        while pending:
-            # More than once: a cancellation that meets a socket's timeout can get lost in it.
-            for left in pending:
-                left.cancel()
-            _, pending = await asyncio.wait(pending, timeout=1)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)

@@ -22,7 +22,7 @@ from personas.store import ConversationStore
 from worker.queue.connection import connect, connect_async
 from worker.queue.keys import claim_key, seen_key
 from worker.queue.mailbox import SEEN_S
-from worker.queue.publish import Publisher
+from worker.queue.publish import ATTEMPT_S, Publisher
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Services:
     def open(cls, settings: Settings, url: str) -> Services:
         """Connect to the Redis at `url`; the publisher's thread runs from here on."""
         return cls(
-            store=ConversationStore(connect(url)),
+            store=ConversationStore(connect(url, timeout_s=ATTEMPT_S, num_retries=1)),
             catalogue=load_catalogue(settings.personas_dir),
             publisher=Publisher(url).start(),
             redis=connect_async(url),

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from bots.lanes import ended
 from personas.conversation import Conversation
 
 log = structlog.get_logger(__name__)
@@ -55,7 +56,7 @@ class Typing:
         tasks = list(self._tasks.values())
         for conversation in list(self._tasks):
             self.stop(conversation)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(tasks)
 
     async def _keep_up(self, conversation: Conversation) -> None:
         while time.monotonic() < self._ends.get(conversation, 0.0):

@@ -33,6 +33,7 @@ log = structlog.get_logger(__name__)
 PLATFORM: Final = "telegram"
 POLL_S: Final = 25
 BATCH_S: Final = 15.0  # how long a batch may hold up the next poll
+EMPTY_PAUSE_S: Final = 0.05
 MAX_PAUSE_S: Final = 30.0
 UPDATES: Final = ["message", "callback_query"]
 _GROUP_HELP: Final = {"persona": "show who speaks, list everyone, or let another take over"}
@@ -112,10 +113,12 @@ class Poller:
                     await self._without_webhook()
                 pause_s = await _pause(error, pause_s)
                 continue
+            if not batch:
+                await asyncio.sleep(EMPTY_PAUSE_S)  # for a server that does not hold the poll
+                continue
             tasks = [self._lanes.run(lane_of(update), partial(self._updates.handle, update)) for update in batch]
             await settled(tasks, BATCH_S)
-            if batch:
-                self._offset = batch[-1].update_id + 1
+            self._offset = batch[-1].update_id + 1
 
     async def _without_webhook(self) -> None:
         log.warning("removing the webhook that was set for this bot: it is polled from now on")

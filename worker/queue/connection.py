@@ -28,15 +28,18 @@ def broker_url(url: str) -> str:
     return url.replace("unix://", "redis+socket://", 1)
 
 
-def connect(url: str) -> redis.Redis:
-    """Return a thread-safe client whose every call ends within seconds, answered or not."""
+def connect(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S, num_retries: int = NUM_RETRIES) -> redis.Redis:
+    """Return a thread-safe client whose every call ends, answered or not: at a Redis that hangs, after half a minute.
+
+    Whoever has a person waiting gives less time and repeats what is safe to repeat.
+    """
     return redis.Redis.from_url(
         client_url(url),
         decode_responses=True,
         protocol=2,
-        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_timeout=timeout_s,
         health_check_interval=30,
-        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), NUM_RETRIES),
+        retry=Retry(ExponentialWithJitterBackoff(base=0.05, cap=0.5), num_retries),
         **_tcp_only(url),
     )
 

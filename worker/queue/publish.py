@@ -29,17 +29,19 @@ log = structlog.get_logger(__name__)
 
 NUM_ATTEMPTS: Final = 3
 PAUSES_S: Final = (0.2, 0.8)  # between the attempts
+ATTEMPT_S: Final = 2.0  # a Redis that hangs is given up, and the person told, after seconds
 
 
 class Publisher:
     """Submits messages to the mailbox and sends their tasks. `start()` and `close()`, or a context manager."""
 
     def __init__(self, url: str, *, lease_s: float = LEASE_S, app: Celery | None = None) -> None:
-        self._mailbox = Mailbox(connect(url), lease_s=lease_s)
+        self._mailbox = Mailbox(connect(url, timeout_s=ATTEMPT_S, num_retries=0), lease_s=lease_s)
         self._app = app or make_app(url)
         self._waiting: queue.SimpleQueue[tuple[Message, concurrent.futures.Future[Submitted]] | None] = (
             queue.SimpleQueue()
         )
+        self._is_away = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
@@ -96,11 +98,16 @@ class Publisher:
 
     def _submit(self, message: Message) -> Submitted:
         submission = uuid.uuid4().hex
-        for attempt in range(NUM_ATTEMPTS):
+        # While Redis is away, one attempt for each of the messages that wait in line behind this one.
+        num_attempts = 1 if self._is_away else NUM_ATTEMPTS
+        for attempt in range(num_attempts):
             try:
-                return self._mailbox.submit(message, submission)
+                submitted = self._mailbox.submit(message, submission)
+                self._is_away = False
+                return submitted
             except (redis.ConnectionError, redis.TimeoutError) as error:
-                if attempt == NUM_ATTEMPTS - 1:
+                if attempt == num_attempts - 1:
+                    self._is_away = True
                     raise QueueUnavailable(f"Redis did not take the message: {error}") from error
                 self._closing.wait(PAUSES_S[attempt])
         raise AssertionError("unreachable")
