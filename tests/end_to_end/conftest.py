@@ -1,5 +1,18 @@
 """Fixtures of the end-to-end tests."""
 
-from tests.helpers.cli import home, tiny_model
+from __future__ import annotations
 
-__all__ = ["home", "tiny_model"]
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import ROOT, home, tiny_model
+
+__all__ = ["home", "model", "tiny_model"]
+
+
+@pytest.fixture(scope="session")
+def model(tiny_model: Path) -> Path:
+    """Return the shipped starter model; where its weights were not checked out, a tiny random one."""
+    starter = ROOT / "models" / "starter"
+    return starter if (starter / "model.safetensors").exists() else tiny_model

@@ -28,7 +28,7 @@ def settings(url: str, server: TelegramServer) -> dict[str, str]:
 
 
 async def test_a_reply_made_while_the_adapter_was_dead_arrives_once_after_its_restart(
-    server: TelegramServer, redis_server: str, redis_client: redis.Redis, tiny_model: Path, home: Path
+    server: TelegramServer, redis_server: str, redis_client: redis.Redis, model: Path, home: Path
 ) -> None:
     ann = server.user("Ann")
     chat = server.private_chat(ann)
@@ -37,7 +37,7 @@ async def test_a_reply_made_while_the_adapter_was_dead_arrives_once_after_its_re
     await server.say(chat, ann, "Will you answer me?")
     await server.until(lambda: redis_client.llen(f"mailbox:{where}") == 1)
     kill(process)
-    with worker_process(redis_server, tiny_model):
+    with worker_process(redis_server, model):
         await server.until(lambda: redis_client.xlen("outbox:telegram") == 1)
         started = time.monotonic()
         with adapter_process("telegram", home, **settings(redis_server, server)):
@@ -50,7 +50,7 @@ async def test_a_reply_made_while_the_adapter_was_dead_arrives_once_after_its_re
 
 
 async def test_an_adapter_killed_while_it_sends_sends_the_rest_after_its_restart(
-    server: TelegramServer, redis_server: str, redis_client: redis.Redis, tiny_model: Path, home: Path
+    server: TelegramServer, redis_server: str, redis_client: redis.Redis, model: Path, home: Path
 ) -> None:
     ann = server.user("Ann")
     chat = server.private_chat(ann)
@@ -62,7 +62,7 @@ async def test_an_adapter_killed_while_it_sends_sends_the_rest_after_its_restart
             raise Refused(502, "Bad Gateway")  # the connection broke before the server acted
 
     server.on_call(die)
-    with worker_process(redis_server, tiny_model):
+    with worker_process(redis_server, model):
         await server.say(chat, ann, "Will you answer me?")
         await server.until(lambda: process.poll() is not None)
         assert server.texts(chat) == []
@@ -75,7 +75,7 @@ async def test_an_adapter_killed_while_it_sends_sends_the_rest_after_its_restart
 
 
 async def test_an_update_that_the_dead_adapter_had_not_confirmed_is_not_lost(
-    server: TelegramServer, redis_server: str, tiny_model: Path, home: Path
+    server: TelegramServer, redis_server: str, model: Path, home: Path
 ) -> None:
     ann = server.user("Ann")
     chat = server.private_chat(ann)
@@ -84,7 +84,7 @@ async def test_an_update_that_the_dead_adapter_had_not_confirmed_is_not_lost(
     await server.until(lambda: server.called("getUpdates"))
     kill(process)
     with (
-        worker_process(redis_server, tiny_model),
+        worker_process(redis_server, model),
         adapter_process("telegram", home, **settings(redis_server, server)),
     ):
         await server.until(lambda: server.texts(chat))

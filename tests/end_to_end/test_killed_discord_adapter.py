@@ -16,7 +16,7 @@ MAX_AFTER_RESTART_S = 30.0
 
 
 async def test_a_reply_survives_adapters_killed_before_and_while_it_is_sent(
-    redis_server: str, redis_client: redis.Redis, tiny_model: Path, home: Path
+    redis_server: str, redis_client: redis.Redis, model: Path, home: Path
 ) -> None:
     async with DiscordServer() as server:
         settings = {"REDIS_URL": redis_server, "DISCORD_TOKEN": TOKEN, "PERSONABOT_DISCORD_API": server.url}
@@ -27,7 +27,7 @@ async def test_a_reply_survives_adapters_killed_before_and_while_it_is_sent(
         await server.say(channel, ann, f"<@{BOT_ID}> Will you answer me?")
         await server.until(lambda: redis_client.llen(f"mailbox:{where}") == 1, 60)
         kill(process)
-        with worker_process(redis_server, tiny_model):
+        with worker_process(redis_server, model):
             await server.until(lambda: redis_client.xlen("outbox:discord") == 1, 60)
             process = start_adapter("discord", home, **settings)
 
