@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from personas.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from personas.errors import CheckpointError, LayoutError, PersonabotError
 from personas.layout import TEMPLATE_FILE, Layout, layout_for_hf_folder, load_layout
+from worker.adapter import merge_adapter
 from worker.bases import HUB_IDS, base_folder, is_installed
 from worker.device import choose_device, choose_dtype
 from worker.engine.runner import model_window, vocabulary_size
@@ -66,7 +66,7 @@ def load_model(model: str = "", *, device: str = "auto", dtype: str = "auto") ->
     found = resolve_model(model)
     folder = found if isinstance(found, Path) else _fetched(found)
     checkpoint = read_checkpoint(folder) if is_checkpoint(folder) else None
-    network, layout = _load_ours(checkpoint) if checkpoint else _load_plain(folder)
+    network, layout = _load_ours(checkpoint, chosen_dtype) if checkpoint else _load_plain(folder)
     _check_vocabulary(folder, network, layout)
     network.train(False).requires_grad_(False)
     cast(Any, network).to(device=chosen_device, dtype=chosen_dtype)
@@ -138,11 +138,11 @@ def _fetched(hub_id: str) -> Path:
     return folder
 
 
-def _load_ours(checkpoint: Checkpoint) -> tuple[PreTrainedModel, Layout]:
+def _load_ours(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedModel, Layout]:
     layout = load_layout(checkpoint.folder)
     if checkpoint.kind == "full":
         return _load_network(checkpoint.folder), layout
-    return _merged(checkpoint, layout), layout
+    return _merged(checkpoint, layout, dtype), layout
 
 
 def _load_plain(folder: Path) -> tuple[PreTrainedModel, Layout]:
@@ -191,24 +191,18 @@ def _load_network(folder: Path, dtype: torch.dtype = torch.float32) -> PreTraine
     return cast(PreTrainedModel, network)
 
 
-def _merged(checkpoint: Checkpoint, layout: Layout) -> PreTrainedModel:
-    """Load the base and add the adapter's differences to its weights: a plain model, no slower than the base."""
-    from peft import PeftModel
-
+def _merged(checkpoint: Checkpoint, layout: Layout, dtype: torch.dtype) -> PreTrainedModel:
+    """Load the base and add the adapter, in float32 before anything is rounded."""
     network = _load_network(_base_of(checkpoint))
     if layout.vocabulary_size > network.config.get_text_config().vocab_size:
         network.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft's, about names in transformers 6
-            warnings.filterwarnings("error", message="Found missing adapter keys")
-            merged: PreTrainedModel = PeftModel.from_pretrained(network, str(checkpoint.folder)).merge_and_unload()
+        return merge_adapter(network, checkpoint.folder, dtype=dtype)
     except Exception as error:
         raise CheckpointError(
             f"{checkpoint.folder}: the adapter can't be added to {checkpoint.base}: {_first_line(error)}. "
             "Copy the whole folder again, or train it again on this base."
         ) from error
-    return merged
 
 
 def _base_of(checkpoint: Checkpoint) -> Path:

@@ -23,9 +23,9 @@ def tiny_gpt2() -> PreTrainedModel:
     return seeded(GPT2LMHeadModel, config)
 
 
-def tiny_llama() -> PreTrainedModel:
+def tiny_llama(vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedModel:
     config = LlamaConfig(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
