@@ -15,7 +15,8 @@ from bots.services import Services
 from personas.conversation import Conversation
 from personas.settings import Settings
 from tests.helpers.answering import Script
-from tests.helpers.discord_server import BOT_ID, MODERATOR, TOKEN, DiscordServer, Refused
+from tests.helpers.discord_server import TOKEN, DiscordServer
+from tests.helpers.discord_world import BOT_ID, MODERATOR, Refused
 from worker.queue.message import EntryKind, OutboxEntry
 
 ME = f"<@{BOT_ID}>"

@@ -15,7 +15,8 @@ from bots.telegram.app import serve
 from personas.conversation import Conversation, Role
 from personas.settings import Settings
 from tests.helpers.answering import Script
-from tests.helpers.telegram_server import TOKEN, Refused, TelegramServer
+from tests.helpers.telegram_server import TOKEN, TelegramServer
+from tests.helpers.telegram_world import Refused
 from worker.queue.message import EntryKind, OutboxEntry
 
 pytestmark = pytest.mark.asyncio

@@ -11,7 +11,8 @@ import redis
 
 from personas.conversation import Conversation
 from tests.helpers.adapter_process import adapter_process, kill, start_adapter
-from tests.helpers.telegram_server import TOKEN, Refused, TelegramServer
+from tests.helpers.telegram_server import TOKEN, TelegramServer
+from tests.helpers.telegram_world import Refused
 from tests.helpers.worker_process import worker_process
 
 MAX_AFTER_RESTART_S = 30.0

@@ -9,7 +9,8 @@ import redis
 
 from personas.conversation import Conversation
 from tests.helpers.adapter_process import adapter_process, kill, start_adapter
-from tests.helpers.discord_server import BOT_ID, TOKEN, DiscordServer, Refused
+from tests.helpers.discord_server import TOKEN, DiscordServer
+from tests.helpers.discord_world import BOT_ID, Refused
 from tests.helpers.worker_process import worker_process
 
 MAX_AFTER_RESTART_S = 30.0

@@ -6,34 +6,20 @@ are repeated with the same nonce. Servers, members and rules are few.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import json
 import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from tests.helpers.discord_world import BOT_ID, DiscordWorld, Object, Refused, now
+
 TOKEN = "MTIz.test-token.of-the-small-server"
-BOT_ID = "1000"
 PRIVILEGED = (1 << 1) | (1 << 8) | (1 << 15)
-MODERATOR = 1 << 4  # manage_channels
-EVERYTHING_NEEDED = str((1 << 10) | (1 << 11) | (1 << 16) | (1 << 38))
-
-Object = dict[str, Any]
-
-
-class Refused(Exception):
-    """An error answer of the REST API."""
-
-    def __init__(self, status: int, code: int = 0, message: str = "error", **more: Any) -> None:
-        super().__init__(message)
-        self.status, self.body = status, {"code": code, "message": message, **more}
 
 
 @dataclass
@@ -47,28 +33,21 @@ class Session:
     squeeze: Any = None
 
 
-class DiscordServer:
+class DiscordServer(DiscordWorld):
     """The server and the world behind it. `async with DiscordServer() as server:`; `server.url` is the REST root."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.url = ""
         self.identified: list[Object] = []
         self.num_resumes = 0
         self.num_heartbeats = 0
-        self.requests: list[tuple[str, str, Object]] = []
         self.answers: dict[str, Object] = {}
-        self.channels: dict[str, Object] = {}
-        self.messages: dict[str, list[Object]] = {}
         self.commands: list[Object] = []
         self.violations: list[str] = []
-        self.bot_name = "PersonaBot"
-        self._ids = itertools.count(1_000_000)
+        self.after_create: Callable[[Object], None] | None = None
         self._nonces: dict[tuple[str, str], Object] = {}
         self._sessions: dict[str, Session] = {}
-        self._changed = asyncio.Condition()
-        self._refusals: list[tuple[str, Refused]] = []
-        self._hooks: list[Callable[[str, str, Object], None]] = []
-        self.after_create: Callable[[Object], None] | None = None
 
     async def __aenter__(self) -> DiscordServer:
         app = web.Application()
@@ -79,80 +58,11 @@ class DiscordServer:
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self._port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self._port}/api"
-        self.guild = self._id()
-        self.role = {"id": self.guild, "name": "@everyone", "permissions": EVERYTHING_NEEDED, **_ROLE}
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.drop_sockets()
         await self._runner.cleanup()
-
-    # --- the world ---
-
-    @property
-    def me(self) -> Object:
-        return {"id": BOT_ID, "username": self.bot_name, "bot": True, **_USER}
-
-    def user(self, name: str, **more: Any) -> Object:
-        """Make a person."""
-        return {"id": self._id(), "username": name.lower(), **_USER, "global_name": name, **more}
-
-    def channel(self, name: str) -> str:
-        """Make a text channel in the one guild; to be done before the bot connects."""
-        channel = {"id": self._id(), "type": 0, "guild_id": self.guild, "name": name, **_CHANNEL}
-        self.channels[channel["id"]] = channel
-        self.messages[channel["id"]] = []
-        return str(channel["id"])
-
-    def private_channel(self, user: Object) -> str:
-        """Open the private channel of a person with the bot."""
-        channel = {"id": self._id(), "type": 1, "recipients": [user], "last_message_id": None, "flags": 0}
-        self.channels[channel["id"]] = channel
-        self.messages[channel["id"]] = []
-        return str(channel["id"])
-
-    async def say(self, channel_id: str, user: Object, content: str, *, reply_to: Object | None = None) -> Object:
-        """Let a person say something; the text is hidden where Discord hides it from bots without the intent."""
-        mentions = [self.me] if f"<@{BOT_ID}>" in content or reply_to else []
-        message = self._message(channel_id, user, content, mentions=mentions)
-        if reply_to:
-            message |= {"type": 19, "message_reference": {"message_id": reply_to["id"], "channel_id": channel_id}}
-            message["referenced_message"] = reply_to
-        self.messages[channel_id].append(message)
-        is_private = self.channels[channel_id]["type"] == 1
-        shown = message if is_private or mentions else {**message, "content": ""}
-        await self._dispatch("MESSAGE_CREATE", shown | self._member_part(channel_id))
-        return message
-
-    async def slash(self, channel_id: str, user: Object, name: str, permissions: int = 0, /, **options: str) -> str:
-        """Let a person use a slash command, "persona set" included; returns the interaction's id."""
-        first, *rest = name.split()
-        given: list[Object] = [{"name": key, "type": 3, "value": value} for key, value in options.items()]
-        if rest:
-            given = [{"name": rest[0], "type": 1, "options": given}]
-        data = {"id": self._id(), "name": first, "type": 1, "options": given}
-        interaction: Object = {
-            "id": self._id(),
-            "application_id": BOT_ID,
-            "type": 2,
-            "token": f"token-{self._id()}",
-            "version": 1,
-            "data": data,
-            "channel_id": channel_id,
-            "channel": self.channels[channel_id],
-            "locale": "en-US",
-            "entitlements": [],
-            "authorizing_integration_owners": {},
-            "attachment_size_limit": 10_000_000,
-            "app_permissions": EVERYTHING_NEEDED,
-        }
-        if self.channels[channel_id]["type"] == 1:
-            interaction["user"] = user
-        else:
-            member = {**_MEMBER, "user": user, "permissions": str(int(EVERYTHING_NEEDED) | permissions)}
-            interaction |= {"guild_id": self.guild, "guild_locale": "en-US", "member": member}
-        await self._dispatch("INTERACTION_CREATE", interaction)
-        return str(interaction["id"])
 
     async def drop_sockets(self) -> None:
         """Cut every connection; the sessions can be resumed."""
@@ -163,32 +73,6 @@ class DiscordServer:
     def invalidate_sessions(self) -> None:
         """Forget every session: a resume is answered with "invalid session"."""
         self._sessions.clear()
-
-    def refuse_next(self, method_and_path: str, error: Refused, times: int = 1) -> None:
-        """Let the next requests fail whose "METHOD path" matches the pattern."""
-        self._refusals += [(method_and_path, error)] * times
-
-    def on_request(self, hook: Callable[[str, str, Object], None]) -> None:
-        """Call `hook(method, path, body)` before every request is carried out."""
-        self._hooks.append(hook)
-
-    # --- what tests look at ---
-
-    def sent(self, channel_id: str) -> list[str]:
-        """Return the texts of the bot's messages as they stand now."""
-        return [m["content"] for m in self.messages[channel_id] if m["author"]["id"] == BOT_ID]
-
-    def called(self, method: str, pattern: str) -> list[Object]:
-        """Return the bodies of the requests whose path matches."""
-        return [body for verb, path, body in self.requests if verb == method and re.fullmatch(pattern, path)]
-
-    async def until(self, condition: Callable[[], object], timeout_s: float = 30.0) -> None:
-        """Wait until a condition holds; it is looked at after every request and 20 times a second."""
-        async with asyncio.timeout(timeout_s):
-            while not condition():
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.05), self._changed:
-                        await self._changed.wait()
 
     # --- the gateway ---
 
@@ -308,7 +192,7 @@ class DiscordServer:
                 return await self._create_message(channel_id, body)
             case "PATCH", ["channels", channel_id, "messages", message_id]:
                 message = self._own(channel_id, message_id)
-                message |= {"content": _checked_content(body), "edited_timestamp": _now()}
+                message |= {"content": _checked_content(body), "edited_timestamp": now()}
                 return message
             case "DELETE", ["channels", channel_id, "messages", message_id]:
                 self.messages[channel_id].remove(self._own(channel_id, message_id))
@@ -341,64 +225,6 @@ class DiscordServer:
         await self._dispatch("MESSAGE_CREATE", message | self._member_part(channel_id))
         return message
 
-    # --- payloads ---
-
-    def _id(self) -> str:
-        return str((next(self._ids) << 22) + (1 << 50))
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    def _known(self, channel_id: str) -> None:
-        if channel_id not in self.channels:
-            raise Refused(404, 10003, "Unknown Channel")
-
-    def _own(self, channel_id: str, message_id: str) -> Object:
-        self._known(channel_id)
-        for message in self.messages[channel_id]:
-            if message["id"] == message_id:
-                if message["author"]["id"] != BOT_ID:
-                    raise Refused(403, 50005, "Cannot edit a message authored by another user")
-                return message
-        raise Refused(404, 10008, "Unknown Message")
-
-    def _message(
-        self, channel_id: str, author: Object, content: str, *, mentions: list[Object] | None = None
-    ) -> Object:
-        return {
-            "id": self._id(),
-            "channel_id": channel_id,
-            "author": author,
-            "content": content,
-            "timestamp": _now(),
-            "mentions": mentions or [],
-            **_MESSAGE,
-        }
-
-    def _member_part(self, channel_id: str) -> Object:
-        return {} if self.channels[channel_id]["type"] == 1 else {"guild_id": self.guild, "member": _MEMBER}
-
-    def _guild(self) -> Object:
-        members = [{**_MEMBER, "user": self.me}]
-        channels = [channel for channel in self.channels.values() if channel["type"] == 0]
-        return {"id": self.guild, "roles": [self.role], "channels": channels, "members": members, **_GUILD}
-
-    def _application(self) -> Object:
-        return {
-            "id": BOT_ID,
-            "name": self.bot_name,
-            "icon": None,
-            "description": "",
-            "bot_public": True,
-            "bot_require_code_grant": False,
-            "verify_key": "00",
-            "flags": 0,
-            "owner": self.user("Owner"),
-            "team": None,
-            "summary": "",
-        }
-
 
 def _json(body: Any, status: int = 200, **headers: str) -> web.Response:
     """Answer as Discord does: its content type names no charset, and discord.py insists on that."""
@@ -424,61 +250,3 @@ def _checked_content(body: Object) -> str:
             400, 50035, "Invalid Form Body", errors={"content": {"_errors": [{"code": "BASE_TYPE_MAX_LENGTH"}]}}
         )
     return content
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-_USER: Object = {"discriminator": "0", "avatar": None, "global_name": None, "public_flags": 0}
-_MEMBER: Object = {"roles": [], "joined_at": "2026-01-01T00:00:00+00:00", "deaf": False, "mute": False, "flags": 0}
-_ROLE: Object = {"color": 0, "hoist": False, "position": 0, "managed": False, "mentionable": False, "flags": 0}
-_CHANNEL: Object = {
-    "position": 0,
-    "permission_overwrites": [],
-    "nsfw": False,
-    "parent_id": None,
-    "topic": None,
-    "flags": 0,
-}
-_MESSAGE: Object = {
-    "type": 0,
-    "tts": False,
-    "mention_everyone": False,
-    "mention_roles": [],
-    "attachments": [],
-    "embeds": [],
-    "components": [],
-    "pinned": False,
-    "edited_timestamp": None,
-    "flags": 0,
-}
-_GUILD: Object = {
-    "name": "Test server",
-    "owner_id": "1",
-    "member_count": 2,
-    "large": False,
-    "unavailable": False,
-    "joined_at": "2026-01-01T00:00:00+00:00",
-    "emojis": [],
-    "stickers": [],
-    "features": [],
-    "threads": [],
-    "voice_states": [],
-    "presences": [],
-    "stage_instances": [],
-    "guild_scheduled_events": [],
-    "soundboard_sounds": [],
-    "verification_level": 0,
-    "default_message_notifications": 0,
-    "explicit_content_filter": 0,
-    "mfa_level": 0,
-    "nsfw_level": 0,
-    "premium_tier": 0,
-    "preferred_locale": "en-US",
-    "system_channel_flags": 0,
-    "afk_timeout": 300,
-    "afk_channel_id": None,
-    "icon": None,
-    "premium_progress_bar_enabled": False,
-}
