@@ -112,7 +112,7 @@ class Command:
 
 
 async def run(services: Services, command: Command, caller: Caller, arguments: Mapping[str, str]) -> Response:
-    """Check the permission, then run the command; a Redis that is away gets a polite answer."""
+    """Check the permission, then run the command; whatever goes wrong becomes one log line and a polite answer."""
     if not may_use(command, caller):
         return Response(f"Only moderators may use /{command.name} here.", is_private=True)
     for option in command.options:
@@ -123,6 +123,9 @@ async def run(services: Services, command: Command, caller: Caller, arguments: M
     except (redis.RedisError, QueueUnavailable) as error:
         log.warning("command not possible", command=command.name, error=repr(error))
         return Response(UNAVAILABLE, is_private=True)
+    except Exception:
+        log.exception("command failed", command=command.name, conversation=str(caller.conversation))
+        return Response(FAILED, is_private=True)
 
 
 def may_use(command: Command, caller: Caller) -> bool:
@@ -272,6 +275,7 @@ def _list_buttons(shown: list[Persona], page: int, num_pages: int) -> tuple[tupl
 
 
 UNAVAILABLE: Final = "I cannot reach my memory at the moment. Please try that again in a minute."
+FAILED: Final = "Sorry, something went wrong on my side."
 PRIVACY: Final = (
     "What I keep: the messages you address to me in this conversation, with your display name and id, and my "
     f"replies, so that I can follow the conversation (the newest {MAX_TURNS} at most), and which persona was chosen "
