@@ -31,6 +31,7 @@ Rows = tuple[tuple[Button, ...], ...]
 FIRST_PAUSE_S: Final = 1.0
 MAX_PAUSE_S: Final = 30.0
 MAX_NOTICE_ATTEMPTS: Final = 3
+GRACE_S: Final = 3.0
 _ID_SEPARATOR: Final = ","  # a reply in several messages is remembered with all their ids
 
 
@@ -102,8 +103,11 @@ class Delivery:
         return self._lanes.run(str(conversation), partial(self._say, conversation, response, reply_to))
 
     async def close(self) -> None:
-        """Stop; what was not acknowledged is delivered after the next start."""
-        await self._lanes.close()
+        """Stop; what was not acknowledged is delivered after the next start.
+
+        A send under way may finish: cut off, it might be there already and would come again.
+        """
+        await self._lanes.close(grace_s=GRACE_S)
 
     def texts(self, conversation: Conversation, response: Response) -> list[str]:
         """Return the response as the messages to send."""

@@ -28,8 +28,10 @@ class Lanes:
         task.add_done_callback(lambda done: self._forget(key, done))
         return task
 
-    async def close(self) -> None:
-        """Cancel what has not ended and wait for it."""
+    async def close(self, *, grace_s: float = 0.0) -> None:
+        """Let what runs go on for a while, then cancel what has not ended and wait for it."""
+        if self._all and grace_s:
+            await asyncio.wait(self._all, timeout=grace_s)
         await ended(self._all)
 
     def __len__(self) -> int:

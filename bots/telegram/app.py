@@ -15,7 +15,7 @@ from telegram.error import Conflict, InvalidToken, RetryAfter, TelegramError
 from telegram.request import HTTPXRequest
 
 from bots.commands import COMMANDS
-from bots.delivery import Delivery
+from bots.delivery import GRACE_S, Delivery
 from bots.errors import TokenMissing, TokenRefused
 from bots.intake import notice_of_silence
 from bots.lanes import Lanes
@@ -129,7 +129,7 @@ class Poller:
 
     async def close(self) -> None:
         """Finish what has begun, and confirm it so that it does not come again."""
-        await self._lanes.close()
+        await self._lanes.close(grace_s=GRACE_S)
         if self._offset is not None:
             try:
                 await self._bot.get_updates(offset=self._offset, limit=1, timeout=0, allowed_updates=UPDATES)

@@ -152,3 +152,16 @@ async def test_typing_goes_on_while_the_conversation_is_still_being_answered(
         await until(lambda: is_empty(redis_client))
         await until(lambda: running._typing.is_on(HERE))
         assert not running._typing.is_on(THERE)
+
+
+async def test_a_send_under_way_may_finish_when_the_adapter_stops(
+    services: Services, redis_client: redis.Redis
+) -> None:
+    paper = Paper()
+    paper.gate = asyncio.Event()
+    await put(services, "one")
+    async with delivering(services, paper):
+        await until(lambda: paper.is_sending)
+        asyncio.get_running_loop().call_later(0.1, paper.gate.set)
+    assert paper.sent == [(HERE, "Ada: one")]
+    assert is_empty(redis_client)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bots.delivery import Rows, TryLater
 from bots.speech import Speech, signed
 from personas.conversation import Conversation
@@ -20,6 +22,8 @@ class Paper:
         self.deleted: list[str] = []
         self.failures: list[Exception] = []
         self.max_sent: int | None = None
+        self.gate: asyncio.Event | None = None
+        self.is_sending = False
         self.has_failed = False
 
     def worded(self, conversation: Conversation, speech: Speech) -> str:
@@ -29,6 +33,9 @@ class Paper:
         self, conversation: Conversation, text: str, *, nonce: str = "", reply_to: str = "", buttons: Rows = ()
     ) -> str:
         self._fail(conversation)
+        self.is_sending = True
+        if self.gate is not None:
+            await self.gate.wait()
         self.sent.append((conversation, text))
         return f"id{len(self.sent)}"
 
