@@ -57,7 +57,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     path = folder / DESCRIPTION_FILE
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} is not a checkpoint: {DESCRIPTION_FILE} is missing. Point to a folder made by `personabot train`."
+            f"{folder} is not a checkpoint: {DESCRIPTION_FILE} is missing. "
+            "Point to a folder made by `personabot train`."
         )
     try:
         description = Description.model_validate_json(path.read_bytes())

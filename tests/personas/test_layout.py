@@ -76,8 +76,9 @@ def test_names_stand_before_turns_only_where_several_people_talk() -> None:
     alone = [Turn(Role.USER, "hey", "Bo", "1"), Turn(Role.BOT, "hi", "Ada")]
     group = [*alone, Turn(Role.USER, "me too", "Cy: the\nthird", "2")]
     assert list(merged(alone)) == [(Role.USER, "hey"), (Role.BOT, "hi")]
-    assert list(merged(group))[0] == (Role.USER, "Bo: hey")
-    assert list(merged(group))[2] == (Role.USER, "Cy: the third: me too")
+    first, _, third = merged(group)
+    assert first == (Role.USER, "Bo: hey")
+    assert third == (Role.USER, "Cy: the third: me too")
 
 
 def test_the_bot_may_speak_first_and_the_persona_may_be_empty() -> None:
