@@ -20,6 +20,8 @@ from trainer.formats import Dialogue
 
 _TABLE: dict[str, Any] = YAML(typ="safe").load(Path(__file__).with_name("questions.yaml"))
 _RULES = tuple((re.compile(rule["fact"]), rule["ask"]) for rule in _TABLE["rules"])
+# How many of the questions ask for the name, where there is one.
+NAME_SHARE = 0.4
 # For dialogue that names nobody.
 _NAME_FACTS = ("My name is {}.", "My name is {}.", "I am {}.", "I'm {}.")
 
@@ -65,7 +67,8 @@ def is_trained_wording(question: str) -> bool:
     plain = _words(question)
     templates = [*_TABLE["name_questions"], *(ask for rule in _TABLE["rules"] for ask in rule["ask"])]
     patterns = (re.escape(_words(re.sub(r"\{\w+\}", "SLOT", t))).replace("slot", ".+") for t in templates)
-    return any(re.fullmatch(pattern, plain) for pattern in patterns)
+    openings = "|".join(re.escape(_words(reaction)) for reaction in set(_TABLE["reactions"]) if reaction)
+    return any(re.fullmatch(f"(?:(?:{openings}) )?{pattern}", plain) for pattern in patterns)
 
 
 def _words(text: str) -> str:
@@ -73,17 +76,19 @@ def _words(text: str) -> str:
 
 
 def _exchange(dialogue: Dialogue, rng: random.Random) -> tuple[str, str] | None:
-    if dialogue.name and (not dialogue.facts or rng.random() < 0.3):
-        return _name_exchange(dialogue.name, rng)
     facts = [fact for fact in dialogue.facts if not (dialogue.name and dialogue.name.lower() in fact.lower())]
+    if dialogue.name and (not facts or rng.random() < NAME_SHARE):
+        return _name_exchange(dialogue.name, facts, rng)
     return _fact_exchange(rng.choice(facts), rng) if facts else None
 
 
-def _name_exchange(name: str, rng: random.Random) -> tuple[str, str]:
+def _name_exchange(name: str, facts: Sequence[str], rng: random.Random) -> tuple[str, str]:
     question = rng.choice(_TABLE["reactions"]) + rng.choice(_TABLE["name_questions"]).format(
         other=rng.choice(_TABLE["first_names"])
     )
-    return _unpunctuated(question, rng), rng.choice(_TABLE["name_answers"]).format(name=name, first=name.split()[0])
+    fact = rng.choice(facts) if facts else ""
+    answer = rng.choice(_TABLE["name_answers"]).format(name=name, first=name.split()[0], fact=fact)
+    return _unpunctuated(question, rng), answer.strip()
 
 
 def _fact_exchange(fact: str, rng: random.Random) -> tuple[str, str] | None:

@@ -46,4 +46,5 @@ def test_questions_in_lower_case_dialogue_are_lower_case() -> None:
 def test_a_question_from_the_table_is_known_as_trained_and_another_is_not() -> None:
     assert is_trained_wording("What's your name")
     assert is_trained_wording("do you have a favorite ice cream?")
+    assert is_trained_wording("so what is your name?")
     assert not is_trained_wording("hand on heart, whom do I have the honour to meet?")
