@@ -64,4 +64,4 @@ def _ask(responder: Responder, persona: Persona, entry: Probe, question: str, *,
 
 
 def _share(answers: list[dict[str, Any]]) -> float:
-    return sum(answer["used"] for answer in answers) / max(len(answers), 1)
+    return float(sum(answer["used"] for answer in answers)) / max(len(answers), 1)
