@@ -69,6 +69,7 @@ def configure_logging(settings: Settings, process: str = "", file: Path | None =
     root.setLevel(settings.log_level.upper())
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.get_logger(__name__).info("settings", **settings.shown())
 
 
 def keep_output_clean(level: str = "") -> None:
