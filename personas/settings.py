@@ -72,7 +72,11 @@ class Settings(BaseSettings):
         pattern=r"^https?://",
         description="base URL of the Bot API, or of your own server",
     )
-    num_threads: int = Field(0, ge=0, description="CPU threads that compute replies; 0: one for each core")
+    num_threads: int = Field(
+        0,
+        ge=0,
+        description="CPU threads that compute replies; 0: one for each core, fewer while others keep the cores busy",
+    )
     max_num_seqs: int = Field(16, ge=1, le=1024, description="how many replies are generated side by side")
     reply_deadline_s: float = Field(
         120.0, gt=0, description="seconds after which a waiting message is answered with a notice instead"

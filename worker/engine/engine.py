@@ -12,7 +12,6 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
-import torch
 from transformers import PreTrainedModel
 
 from worker.engine.errors import (
@@ -26,6 +25,7 @@ from worker.engine.request import Chunk, Completion, FinishReason, Request, Sequ
 from worker.engine.runner import Runner, make_runner, model_window
 from worker.engine.sampler import Sampler
 from worker.engine.scheduler import Scheduler
+from worker.engine.threads import threads_for
 
 if TYPE_CHECKING:
     from worker.loading import LoadedModel
@@ -68,7 +68,7 @@ class Engine:
             max_num_seqs=max_num_seqs, max_num_waiting=max_num_waiting, max_step_tokens=max_step_tokens
         )
         self._max_generation_s = max_generation_s
-        self._num_threads = num_threads
+        self._threads = threads_for(model.device, num_threads)
         # Guards the scheduler and the flags; never held while the model runs or a future's callbacks do.
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -137,8 +137,6 @@ class Engine:
             raise RequestRefused(f"the prompt has ids beyond the model's {self._runner.vocabulary_size} tokens")
 
     def _run(self) -> None:
-        if self._num_threads is not None:
-            torch.set_num_threads(self._num_threads)
         try:
             while self._wait_for_work():
                 self._step()
@@ -166,6 +164,7 @@ class Engine:
         for chunk in chunks:
             chunk.sequence.started_at = chunk.sequence.started_at or now
         if chunks:
+            self._threads.adjust()
             self._publish(self._compute(chunks))
 
     def _compute(self, chunks: list[Chunk]) -> list[tuple[Chunk, int | EngineError | None]]:

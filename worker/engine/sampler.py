@@ -137,7 +137,7 @@ def candidates(
     before = shares.cumsum(-1) - shares
     kept = kept.masked_fill((top_p < 1.0)[:, None] & (before >= top_p[:, None]), NO_SCORE)
     is_within_k = has_top_k[:, 0] & (top_k < num_candidates) & (least[:, 0] > best[:, -1])
-    is_within_p = ~has_top_k[:, 0] & (shares.sum(-1) >= top_p)
+    is_within_p = ~has_top_k[:, 0] & (top_p < 1.0) & (shares.sum(-1) >= top_p)
     is_whole = is_within_k | is_within_p if num_candidates < size else torch.ones_like(is_within_k)
     width = int((kept > NO_SCORE).sum(-1).max().clamp(min=1))  # what is filtered out needs no noise
     return ids[:, :width], kept[:, :width], is_whole.tolist()

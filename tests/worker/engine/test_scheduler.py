@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.engine.errors import EngineBusy
@@ -79,6 +79,7 @@ def test_no_more_than_the_limit_may_wait() -> None:
         scheduler.add(sequence(1))
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     st.lists(st.tuples(st.integers(1, 40), st.integers(1, 10)), min_size=1, max_size=20),
     st.integers(1, 5),

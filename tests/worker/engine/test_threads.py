@@ -1,0 +1,99 @@
+"""When the engine computes with how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from worker.engine.threads import AdaptiveThreads, FixedThreads, threads_for, timed_products
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Cores:
+    """Stands for the machine: how long products take with so many threads, and what time it is."""
+
+    def __init__(self, **durations: float) -> None:
+        self.now = 0.0
+        self.tried: list[int] = []
+        self.durations = {int(name.removeprefix("with_")): value for name, value in durations.items()}
+
+    def timed(self, count: int) -> float:
+        self.tried.append(count)
+        return self.durations[count]
+
+    def threads(self, maximum: int) -> AdaptiveThreads:
+        return AdaptiveThreads(maximum, timed=self.timed, clock=lambda: self.now)
+
+
+def test_free_cores_are_all_used() -> None:
+    cores = Cores(with_4=1.0, with_2=1.9, with_1=3.7)
+    threads = cores.threads(4)
+    threads.adjust()
+    assert (threads.count, torch.get_num_threads()) == (4, 4)
+
+
+def test_busy_cores_are_left_to_the_others_until_they_are_free_again() -> None:
+    cores = Cores(with_2=70.0, with_1=1.0)
+    threads = cores.threads(2)
+    threads.adjust()
+    assert (threads.count, torch.get_num_threads()) == (1, 1)
+    cores.durations = {2: 0.5, 1: 1.0}
+    threads.adjust()
+    assert threads.count == 1  # a decision is kept for a while
+    cores.now = 60.0
+    threads.adjust()
+    assert (threads.count, torch.get_num_threads()) == (2, 2)
+
+
+def test_a_decision_is_kept_for_a_while() -> None:
+    cores = Cores(with_2=1.0, with_1=2.0)
+    threads = cores.threads(2)
+    for _ in range(100):
+        threads.adjust()
+    assert cores.tried == [2, 1]
+
+
+def test_one_quick_try_is_not_enough_to_take_more_threads() -> None:
+    cores = Cores(with_2=70.0, with_1=1.0)
+    threads = cores.threads(2)
+    threads.adjust()
+    cores.now = 60.0
+    tries = iter([0.5, 1.0, 70.0, 1.0])
+    threads._timed = lambda count: next(tries)
+    threads.adjust()
+    assert threads.count == 1
+
+
+def test_equal_times_mean_more_threads() -> None:
+    cores = Cores(with_6=1.1, with_3=1.05, with_1=1.0)
+    threads = cores.threads(6)
+    threads.adjust()
+    assert threads.count == 6
+
+
+def test_a_number_that_was_asked_for_holds() -> None:
+    threads = threads_for(torch.device("cpu"), 1)
+    assert isinstance(threads, FixedThreads)
+    threads.adjust()
+    assert torch.get_num_threads() == 1
+
+
+def test_one_core_needs_no_trying() -> None:
+    torch.set_num_threads(1)
+    assert isinstance(threads_for(torch.device("cpu"), None), FixedThreads)
+    torch.set_num_threads(2)
+    assert isinstance(threads_for(torch.device("cpu"), None), AdaptiveThreads)
+    assert isinstance(threads_for(torch.device("meta"), None), FixedThreads)
+
+
+def test_products_take_time() -> None:
+    assert timed_products(1) > 0
+    assert torch.get_num_threads() == 1
