@@ -174,7 +174,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 def measure(model: str, *, dtype: str, num_rounds: int, num_turns: int) -> dict[str, object]:
     """Run both engines round by round, at each concurrency."""
     ours, theirs = (load_model(model, dtype=dtype) for _ in range(2))  # our engine changes its model's attention
-    engine = Engine.for_model(ours, max_num_seqs=max(CONCURRENCIES))
+    # The same threads for both, whatever else runs here.
+    engine = Engine.for_model(ours, max_num_seqs=max(CONCURRENCIES), num_threads=torch.get_num_threads())
     runs: dict[str, dict[int, list[Run]]] = {OURS: {}, BASELINE: {}}
     with engine:
         players = {OURS: play_ours(engine), BASELINE: play_baseline(theirs)}
