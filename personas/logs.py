@@ -74,6 +74,7 @@ def configure_logging(settings: Settings, process: str = "", file: Path | None =
 
 def keep_output_clean(level: str = "") -> None:
     """Log to standard error, warnings only unless `level` says otherwise: for commands whose output people read."""
+    structlog.reset_defaults()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper(), logging.WARNING)),
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # whatever it is by then

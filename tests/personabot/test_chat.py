@@ -1,9 +1,12 @@
 """`personabot chat` as a process: through a pipe, from a prompt file, into an output file."""
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
 from personabot.cli import app
@@ -14,9 +17,17 @@ PERSONA = load_catalogue(None).names()[0]
 
 
 @pytest.fixture(autouse=True)
-def own_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what a command writes into the environment go with the test."""
+def own_environment(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let what a command changes in this process go with the test: environment, logging."""
     monkeypatch.setenv("PERSONABOT_DATA_DIR", str(home))
+    root, config = logging.getLogger(), structlog.get_config()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.configure(**config)
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def test_it_chats_through_a_pipe(home: Path, tiny_model: Path) -> None:

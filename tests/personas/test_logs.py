@@ -16,8 +16,9 @@ from personas.settings import load_settings
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    before, level, config = list(root.handlers), root.level, structlog.get_config()
     yield
+    structlog.configure(**config)
     for handler in root.handlers:
         if handler not in before:
             handler.close()
