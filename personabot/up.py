@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from types import FrameType
 from typing import Final
 
@@ -83,6 +84,7 @@ class House(ExitStack):
     def start(self, platforms: Sequence[str]) -> None:
         """Start the parts and say in plain words which, which not, and why."""
         self._log_here()
+        self._be_the_only_one()
         where = "your REDIS_URL"
         if self._embedded:
             self._embedded.start()
@@ -108,6 +110,21 @@ class House(ExitStack):
         watch.start()
         self.callback(watch.join)
         self.callback(self._is_over.set)
+
+    def _be_the_only_one(self) -> None:
+        """Refuse a second `up` on the same data: two adapters of one token take each other's messages."""
+        if find_spec("fcntl") is None:
+            return
+        import fcntl
+
+        lock = self.enter_context((self._settings.data_dir / "up.lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of by the system when we are gone
+        except BlockingIOError:
+            raise CannotGoOn(
+                f"personabot up is running already with the data in {self._settings.data_dir}. "
+                "Stop that one first, or give this one a folder of its own with --data-dir."
+            ) from None
 
     def wait(self) -> None:
         """Let the adapters work until somebody stops us."""

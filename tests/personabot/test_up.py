@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from personas.catalogue import load_catalogue
-from tests.helpers.cli import environment
+from tests.helpers.cli import environment, personabot
 from tests.helpers.telegram_server import TOKEN, TelegramServer
 from worker.queue.server import EmbeddedServer
 
@@ -119,6 +119,9 @@ def test_it_says_what_it_starts_chats_and_stops_everything_at_the_end_of_the_inp
         running.wait_for(f"{PERSONA}: ")
         running.say("hello")
         running.wait_for(f"{PERSONA}: ")
+        second = personabot("up", home=home)
+        assert second.returncode == 1
+        assert "running already" in second.stderr
         worker = running.child("worker")
         assert running.process.stdin is not None
         running.process.stdin.close()
