@@ -80,11 +80,11 @@ def _cut(rest: str, room: int, fence: Fence | None) -> tuple[int, Fence | None]:
     if open_fence is None:
         return cut, None
     if opened_at is not None and opened_at > 0 and not rest[_line_end(rest, opened_at) : cut].strip():
-        return opened_at, fence  # nothing of the block fits any more: it moves to the next message as a whole
+        return opened_at, None  # nothing of the block fits any more: it moves to the next message as a whole
     cut = _best_break(rest, _num_fitting(rest, room - len(open_fence.closing)), fence)
     open_fence, opened_at = _fence_at(rest, cut, fence)
     if opened_at is not None and opened_at > 0 and not rest[_line_end(rest, opened_at) : cut].strip():
-        return opened_at, fence
+        return opened_at, None
     closing = re.compile(rf"\s*{open_fence.marker}(?!`)").match(rest, cut) if open_fence else None
     if closing and utf16_length(rest[: closing.end()]) <= room:
         return closing.end(), None

@@ -106,3 +106,8 @@ def test_a_code_block_that_would_leave_only_its_first_line_moves_on_whole() -> N
 def test_a_limit_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="too small"):
         split("text", 10)
+
+
+def test_a_block_that_moves_to_the_next_message_leaves_no_fence_open_behind_the_block_before_it() -> None:
+    text = "```py\n======\n```\n```py\n=\n\n=\n```\n```py\n==============\n```\n```py\n==================\n```"
+    assert all(part.count("```") % 2 == 0 for part in split(text, 64))
