@@ -42,7 +42,7 @@ def card(folder: Path, metrics: dict[str, Any]) -> str:
     ]
     environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        config={"base": None, **config},
+        config={"base": None, "notes": "", **config},
         lora=config.get("lora"),
         sources=sources,
         training=metrics.get("training"),

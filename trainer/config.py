@@ -58,6 +58,7 @@ class TrainConfig(_Strict):
     """Everything that determines a run. `base` absent means from scratch."""
 
     name: str = "model"
+    notes: str = Field("", description="what else the model card should say of the training")
     base: str | None = None
     layout: Literal["persona", "chat"] = "persona"
     max_tokens: Annotated[int, Field(ge=32, description="window: the longest sequence, in tokens")] = 512
