@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from personas.checkpoint import Description, write_description
-from personas.layout import PERSONA_TOKENS, PersonaLayout
+from personas.conversation import Role, Turn
+from personas.layout import PersonaLayout
 from personas.persona import GenerationSettings
+from trainer.formats import Dialogue
+from trainer.tokenizer import train_tokenizer
 
 TEXT = (
     "hello there, how are you today? i am fine, thank you. my name is ada and i write programs.",
@@ -54,17 +57,5 @@ def tiny_checkpoint(folder: Path, *, seed: int = 0, max_tokens: int = 256, max_n
 
 def tiny_tokenizer() -> str:
     """Train a byte-level BPE on a few sentences and return its `tokenizer.json`."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
-        special_tokens=list(PERSONA_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXT, trainer)
-    text: str = tokenizer.to_str()
-    return text
+    turns = tuple(Turn(Role.USER, text) for text in TEXT)
+    return train_tokenizer([Dialogue((), turns)], vocabulary=VOCABULARY_SIZE)
