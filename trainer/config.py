@@ -70,6 +70,7 @@ class TrainConfig(_Strict):
     train_tokens: int = Field(1_000_000, ge=1, description="length of the run, in processed tokens")
     batch_tokens: int = Field(4096, ge=64, description="processed tokens of an optimizer step")
     micro_tokens: int = Field(4096, ge=64, description="padded tokens of one forward pass")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for training from scratch")
     learning_rate: float = Field(1e-3, gt=0)
     warmup: float = Field(0.03, ge=0, le=1, description="share of the run in which the rate rises")
     decay: float = Field(

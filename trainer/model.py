@@ -115,9 +115,13 @@ class TrainingModel:
         adapter = _with_adapter(model, lora)
         return cls(model, description=Description(kind="adapter", base=base, generation=generation), adapter=adapter)
 
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that train."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        return list(self.named_parameters().values())
 
     def hidden(self, ids: Tensor, *, dtype: torch.dtype) -> Tensor:
         """Run the trunk over right-padded rows: (B, T) → (B, T, H)."""
@@ -133,7 +137,7 @@ class TrainingModel:
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The trained parameters by name."""
-        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: p.detach() for name, p in self.named_parameters().items()}
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `trainable_state` returned."""

@@ -26,6 +26,7 @@ from trainer.data import Batch, Corpus, Stream
 from trainer.evaluate import padded, score_dialogues
 from trainer.loss import sparse_head_loss
 from trainer.model import TrainingModel, base_tokenizer, resolve_base
+from trainer.optimizer import Optimizer, clip, schedule
 from trainer.tokenizer import train_tokenizer
 
 log = structlog.get_logger(__name__)
@@ -95,7 +96,7 @@ class Run:
 
     def train(self) -> Path:
         """Run to the end, or to a signal; return the checkpoint folder. Resumes where `last/` left off."""
-        optimizer = self._optimizer()
+        optimizer = Optimizer(self.model.named_parameters().items(), self.config)
         self._resume(optimizer)
         self._record_environment()
         previous = signal.signal(signal.SIGTERM, self._stop)
@@ -109,7 +110,7 @@ class Run:
             signal.signal(signal.SIGTERM, previous)
         return self.export()
 
-    def _loop(self, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def _loop(self, optimizer: Optimizer, progress: Progress) -> None:
         task = progress.add_task("training", total=self.config.train_tokens, completed=self.place.num_tokens, note="")
         saved = looked = time.monotonic()
         for batches in self._steps():
@@ -144,14 +145,10 @@ class Run:
                 yield batches
                 batches = []
 
-    def _step(self, optimizer: torch.optim.Optimizer, batches: list[Batch]) -> tuple[float, float]:
+    def _step(self, optimizer: Optimizer, batches: list[Batch]) -> tuple[float, float]:
         """One optimizer step; the loss is a mean over the labelled tokens of all its micro-batches together."""
         num_labels = sum(batch.num_labels for batch in batches)
         self.place.num_labels += num_labels
-        for group in optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(
-                self.place.num_tokens / self.config.train_tokens, warmup=self.config.warmup, decay=self.config.decay
-            )
         total = 0.0
         for batch in batches:
             ids, parts = padded(batch, self.device)
@@ -160,19 +157,10 @@ class Run:
             loss = sparse_head_loss(states, self.model.head, ids[rows, columns + 1]) / max(num_labels, 1)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return total, float(norm)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        matrices = [p for p in self.model.parameters() if p.dim() >= 2]
-        vectors = [p for p in self.model.parameters() if p.dim() < 2]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.95), fused=True)
+        norm = clip(self.model.parameters(), self.config.max_norm)
+        progress = self.place.num_tokens / self.config.train_tokens
+        optimizer.step(schedule(progress, warmup=self.config.warmup, decay=self.config.decay))
+        return total, norm
 
     def _log_step(self, batches: list[Batch], loss: float, norm: float, seconds: float) -> str:
         num_tokens = sum(batch.num_tokens for batch in batches)
@@ -208,7 +196,7 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, optimizer: Optimizer) -> None:
         """Write `last/` whole or not at all."""
         scratch, last = self.folder / ".last", self.folder / "last"
         shutil.rmtree(scratch, ignore_errors=True)
@@ -217,7 +205,7 @@ class Run:
         state = {
             "place": place,
             "weights": self.model.trainable_state(),
-            "optimizer": optimizer.state_dict(),
+            "optimizer": optimizer.state(),
             "random": torch.get_rng_state(),
         }
         with (scratch / STATE_FILE).open("wb") as file:
@@ -231,7 +219,7 @@ class Run:
         scratch.rename(last)
         shutil.rmtree(old, ignore_errors=True)
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> None:
+    def _resume(self, optimizer: Optimizer) -> None:
         path = next(
             (p for p in (self.folder / "last" / STATE_FILE, self.folder / ".old" / STATE_FILE) if p.exists()), None
         )
@@ -240,7 +228,7 @@ class Run:
         state = torch.load(path, weights_only=True)
         self.place = Place(**state["place"])
         self.model.load_trainable_state(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load(state["optimizer"])
         torch.set_rng_state(state["random"])
         log.info("resumed", step=self.place.step, tokens=self.place.num_tokens)
 
@@ -281,18 +269,6 @@ class Run:
             TimeRemainingColumn(),
         )
         return Progress(*columns, refresh_per_second=2)
-
-
-def schedule(progress: float, *, warmup: float, decay: float) -> float:
-    """The learning rate's factor at `progress` (0 to 1): up, level, then linearly down to zero.
-
-    A level stretch lets a run be lengthened or cut short without having been planned so (Hu et al. 2024, MiniCPM).
-    """
-    if progress < warmup:
-        return progress / warmup
-    if progress > 1 - decay:
-        return max((1 - progress) / decay, 0.0)
-    return 1.0
 
 
 def environment(config: TrainConfig) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from trainer.data import Batch, Corpus, Stream, bucketed
 from trainer.evaluate import padded, score_dialogues
 from trainer.formats import read_dialogues
 from trainer.model import ATTENTION, hidden_states
-from trainer.train import Run, schedule
+from trainer.optimizer import Optimizer, schedule
+from trainer.train import Run
 
 DATA = Path(__file__).parent / "data"
 SHAPE = {"num_layers": 2, "hidden_size": 32, "num_heads": 2, "vocabulary": 400}
@@ -60,17 +61,19 @@ def test_a_run_from_scratch_learns_and_leaves_a_checkpoint_of_ours(tmp_path: Pat
     assert GPT2LMHeadModel.from_pretrained(folder).config.n_layer == 2
 
 
-def test_an_interrupted_run_ends_with_the_same_weights_to_the_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
+def test_an_interrupted_run_ends_with_the_same_weights_to_the_bit(tmp_path: Path, optimizer_name: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    Run.prepare(config(save_minutes=60), whole).train()
-    run = Run.prepare(config(save_minutes=60), parts)
-    optimizer = run._optimizer()
+    settings = config(save_minutes=60, optimizer=optimizer_name)
+    Run.prepare(settings, whole).train()
+    run = Run.prepare(settings, parts)
+    optimizer = Optimizer(run.model.named_parameters().items(), settings)
     for batches in run._steps():
         run._step(optimizer, batches)
         if run.place.step == 4:
             break
     run._save(optimizer)
-    resumed = Run.prepare(config(save_minutes=60), parts)
+    resumed = Run.prepare(settings, parts)
     resumed.train()
     assert resumed.place.step > 4
     expected, got = weights(whole), weights(parts)
@@ -107,7 +110,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_one_batch(tmp_path: Path
         ]
         batches = bucketed(examples, micro_tokens)
         run.config = run.config.model_copy(update={"max_norm": 1e9, "learning_rate": 0.0})
-        loss, norm = run._step(torch.optim.SGD(run.model.parameters(), lr=0.0), batches)
+        loss, norm = run._step(Optimizer(run.model.named_parameters().items(), run.config), batches)
         grads.append((len(batches), loss, norm))
     assert grads[0][0] > grads[1][0] == 1
     assert grads[0][1:] == pytest.approx(grads[1][1:], rel=1e-5)
@@ -230,6 +233,16 @@ def test_padding_does_not_change_a_row() -> None:
     ids, parts = padded(Batch([[5, 6, 7], [8]], [[Part.CONTEXT, Part.TEXT, Part.STOP], [Part.TEXT]]))
     assert ids.tolist() == [[5, 6, 7], [8, 0, 0]]
     assert parts.tolist() == [[0, 1, 2], [1, 0, 0]]
+
+
+def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(tmp_path: Path) -> None:
+    run = Run.prepare(config(optimizer="muon"), tmp_path)
+    adamw, muon = Optimizer(run.model.named_parameters().items(), run.config).parts
+    by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    by_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    names = {name for name, p in run.model.named_parameters().items() if id(p) in by_muon}
+    assert names and all(name.startswith("transformer.h.") and name.endswith("weight") for name in names)
+    assert by_muon | by_adamw == {id(p) for p in run.model.parameters()} and not by_muon & by_adamw
 
 
 def test_the_schedule_rises_stays_and_falls_to_zero() -> None:
