@@ -241,8 +241,10 @@ def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(tmp_path: Path
     by_muon = {id(p) for group in muon.param_groups for p in group["params"]}
     by_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
     names = {name for name, p in run.model.named_parameters().items() if id(p) in by_muon}
-    assert names and all(name.startswith("transformer.h.") and name.endswith("weight") for name in names)
-    assert by_muon | by_adamw == {id(p) for p in run.model.parameters()} and not by_muon & by_adamw
+    assert names
+    assert all(name.startswith("transformer.h.") and name.endswith("weight") for name in names)
+    assert by_muon | by_adamw == {id(p) for p in run.model.parameters()}
+    assert not by_muon & by_adamw
 
 
 def test_the_schedule_rises_stays_and_falls_to_zero() -> None:
