@@ -183,7 +183,7 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=PASSED_ON)
 def evaluate(context: typer.Context) -> None:
     """Measure a checkpoint on held-out dialogue, or probe its personas (see `personabot evaluate --help`)."""
-    _pass_on(context, "trainer.cli", "evaluate")
+    _pass_on(context, "trainer.evaluate_cli", "evaluate")
 
 
 @app.command(context_settings=PASSED_ON)
