@@ -65,7 +65,10 @@ class Engine:
         self._runner: Runner = make_runner(model, max_num_seqs=max_num_seqs, window=self.window)
         self._sampler = Sampler(banned_ids=banned_ids, stop_ids=self._stop_ids, device=model.device)
         self._scheduler = Scheduler(
-            max_num_seqs=max_num_seqs, max_num_waiting=max_num_waiting, max_step_tokens=max_step_tokens
+            max_num_seqs=max_num_seqs,
+            max_num_waiting=max_num_waiting,
+            max_step_tokens=max_step_tokens,
+            attach=self._attach,
         )
         self._max_generation_s = max_generation_s
         self._threads = threads_for(model.device, num_threads)
@@ -126,6 +129,10 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _attach(self, sequence: Sequence) -> int:
+        assert sequence.slot is not None
+        return self._runner.attach(sequence.slot, sequence.ids)
 
     def _check(self, request: Request) -> None:
         num_prompt = len(request.prompt_ids)
@@ -227,7 +234,7 @@ class Engine:
             slot = sequence.slot
             self._scheduler.finish(sequence)
         if slot is not None:
-            self._runner.release(slot)
+            self._runner.release(slot, sequence.ids[: sequence.num_cached_tokens])
         if not sequence.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, EngineError):

@@ -36,8 +36,11 @@ class Runner(Protocol):
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
         """Compute `chunks` and return the scores (n, V) after those that are the last of their sequence, in order."""
 
-    def release(self, slot: int) -> None:
-        """Forget what a slot holds."""
+    def attach(self, slot: int, ids: Sequence[int]) -> int:
+        """Make `slot` ready for a sequence that begins with `ids`; return how many of them it holds (< len(ids))."""
+
+    def release(self, slot: int, ids: Sequence[int]) -> None:
+        """The sequence in `slot` has ended; what was computed of it are `ids`."""
 
 
 def model_window(model: PreTrainedModel) -> int:
@@ -103,7 +106,11 @@ class RaggedRunner:
             raise UnsupportedModel("the model does not use the attention interface of transformers")
         return logits
 
-    def release(self, slot: int) -> None:
+    def attach(self, slot: int, ids: Sequence[int]) -> int:
+        """Nothing is there: every sequence is computed from its beginning."""
+        return 0
+
+    def release(self, slot: int, ids: Sequence[int]) -> None:
         """Nothing to forget: the next sequence writes over it."""
 
     def _logits(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> Tensor:
@@ -133,7 +140,11 @@ class SequentialRunner:
         wanted = [row for is_last, row in logits if is_last]
         return torch.stack(wanted) if wanted else torch.empty((0, self.vocabulary_size))
 
-    def release(self, slot: int) -> None:
+    def attach(self, slot: int, ids: Sequence[int]) -> int:
+        """Nothing is there: every sequence is computed from its beginning."""
+        return 0
+
+    def release(self, slot: int, ids: Sequence[int]) -> None:
         """Drop the slot's cache."""
         self._states.pop(slot, None)
 

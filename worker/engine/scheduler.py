@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from worker.engine.errors import EngineBusy
 from worker.engine.request import Chunk, Sequence
 
 
 class Scheduler:
-    """First come, first served: at most `max_num_seqs` run, and one step computes about `max_step_tokens` tokens."""
+    """First come, first served: at most `max_num_seqs` run, and one step computes about `max_step_tokens` tokens.
 
-    def __init__(self, *, max_num_seqs: int, max_num_waiting: int = 256, max_step_tokens: int = 512) -> None:
+    `attach` is asked once for each sequence that gets a slot: how many of its tokens the cache holds already.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_num_seqs: int,
+        max_num_waiting: int = 256,
+        max_step_tokens: int = 512,
+        attach: Callable[[Sequence], int] = lambda _: 0,
+    ) -> None:
         self.max_num_waiting = max_num_waiting
         self.max_step_tokens = max_step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self._attach = attach
         self._free_slots = list(range(max_num_seqs))
 
     def add(self, sequence: Sequence) -> None:
@@ -63,6 +74,7 @@ class Scheduler:
             # The lowest free slot, so that the slots in use stay together.
             sequence.slot = heapq.heappop(self._free_slots)
             self.running.append(sequence)
+            sequence.num_cached_tokens = self._attach(sequence)
             yield sequence
 
 

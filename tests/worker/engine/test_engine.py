@@ -49,8 +49,11 @@ class Stepper:
         assert self._permits.acquire(timeout=WAIT_S)
         return self._inner.run(chunks)
 
-    def release(self, slot: int) -> None:
-        self._inner.release(slot)
+    def attach(self, slot: int, ids: Sequence[int]) -> int:
+        return self._inner.attach(slot, ids)
+
+    def release(self, slot: int, ids: Sequence[int]) -> None:
+        self._inner.release(slot, ids)
 
     def await_step(self) -> None:
         """Return when the engine stands before its next step."""

@@ -100,7 +100,7 @@ def test_a_sequential_runner_recovers_from_a_failed_step() -> None:
     runner = SequentialRunner(model)
     sequence = running(0, prompts(9)[0])
     advance(runner, (sequence, 9))
-    runner.release(0)
+    runner.release(0, sequence.ids)
     sequence.ids.append(7)
     [row] = advance(runner, (sequence, 1))
     torch.testing.assert_close(row, own_scores(model, sequence.ids), atol=1e-4, rtol=1e-4)
