@@ -84,6 +84,18 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         12.0, ge=0.5, description="seconds after which a worker that shows no sign of life loses its conversations"
     )
+    admins: str = Field(
+        "",
+        pattern=r"^\s*((discord|telegram):-?\d+\s*(,\s*|$))*$",
+        description="who may retrain and switch models from a chat: `discord:ID` and `telegram:ID`, between commas",
+    )
+    max_upload_mb: int = Field(100, ge=1, description="largest training file that is taken from a chat, in MB")
+    training_threads: int = Field(0, ge=0, description="CPU threads that train; 0: half of the cores")
+    training_memory_gb: float = Field(
+        0.0, ge=0, description="memory a training may use; 0: four fifths of what is free"
+    )
+    training_hours: float = Field(24.0, gt=0, description="computing time a training may take, in hours")
+    training_free_disk_gb: float = Field(1.0, ge=0, description="disk space that a training must leave free, in GB")
     generation: GenerationSettings = Field(
         GenerationSettings(),
         description="sampling defaults over those of the checkpoint, e.g. `generation.top_p`",
@@ -101,6 +113,11 @@ class Settings(BaseSettings):
     def telegram_root(self) -> str:
         """What precedes the token in a Bot API URL."""
         return self.telegram_api.rstrip("/").removesuffix("/bot") + "/bot"
+
+    @property
+    def admin_ids(self) -> frozenset[str]:
+        """The administrators, each as "platform:id"."""
+        return frozenset(word.strip() for word in self.admins.split(",") if word.strip())
 
     def shown(self) -> dict[str, Any]:
         """Return the settings as they may be logged: secrets are only said to be set."""
