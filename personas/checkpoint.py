@@ -74,6 +74,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         )
     if description.kind == "adapter" and not description.base:
         raise CheckpointError(f"{path}: base: an adapter must name the model it was trained on.")
+    _check_length(folder / names[1])
     return Checkpoint(folder, description.kind, description.base, description.generation, _digest(folder, names))
 
 
@@ -81,6 +82,34 @@ def write_description(folder: Path, description: Description) -> None:
     """Write `checkpoint.json`; done last, so that an interrupted write never looks complete."""
     data = description.model_dump(mode="json", exclude_none=True)
     (folder / DESCRIPTION_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_length(weights: Path) -> None:
+    """Refuse a file that ends before the tensors its header lists (safetensors: length, JSON header, data)."""
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(min(length, 100_000_000)))
+            expected = (
+                8 + length + max((t["data_offsets"][1] for n, t in header.items() if n != "__metadata__"), default=0)
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            expected = -1
+    if (size := weights.stat().st_size) != expected:
+        said = "its header can't be read" if expected < 0 else f"{size} bytes long, expected {expected}"
+        raise CheckpointError(f"{weights} is damaged or cut off: {said}. Copy the whole folder again.")
+
+
+def file_hashes(folder: Path, *, without: str) -> dict[str, str]:
+    """Return the SHA-256 of every file in `folder` by relative path, the file `without` at its top apart."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / without)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(folder: Path, names: tuple[str, ...]) -> str:

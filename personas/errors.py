@@ -2,8 +2,10 @@
 
 PersonabotError
 ├── CheckpointError      a checkpoint folder is missing something or damaged
+├── CheckpointRefused    the gate refused a checkpoint, so it is not served
 ├── LayoutError          a layout is unknown, or does not fit its tokenizer
 ├── PersonaFileError     persona files have problems; all of them are listed
+├── RegistryError        a checkpoint's name or version is unknown, or the registry can't be changed as asked
 ├── SettingsError        a setting is unknown, or its value is not allowed
 ├── UnknownPersona       nobody in the catalogue has that name
 └── (each room adds its own below this root)
@@ -26,6 +28,12 @@ class CheckpointError(PersonabotError):
     exit_status = 2
 
 
+class CheckpointRefused(PersonabotError):
+    """The gate refused a checkpoint, so it is not served."""
+
+    exit_status = 2
+
+
 class LayoutError(PersonabotError):
     """A layout is unknown, or does not fit its tokenizer."""
 
@@ -40,6 +48,12 @@ class PersonaFileError(PersonabotError):
     def __init__(self, problems: Sequence[object]) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
+
+
+class RegistryError(PersonabotError):
+    """A checkpoint's name or version is unknown, or the registry can't be changed as asked."""
+
+    exit_status = 2
 
 
 class SettingsError(PersonabotError):

@@ -187,7 +187,7 @@ def with_a_smaller_vocabulary(folder: Path) -> None:
     ("harm", "says"),
     [
         (without_a_weight, "1 weights are missing, among them transformer.h.1.mlp.c_fc.weight"),
-        (with_cut_weights, "can't be loaded"),
+        (with_cut_weights, "damaged or cut off"),
         (with_another_shape, "can't be loaded"),
         (with_an_unknown_type, "can't be loaded"),
         (with_a_smaller_vocabulary, "the model only 100"),
