@@ -24,8 +24,13 @@ def record(folder: Path, section: str, figures: dict[str, Any]) -> None:
     """Put `figures` under `section` of `metrics.json`, and write the card anew."""
     metrics = read_metrics(folder)
     metrics[section] = {**metrics.get(section, {}), **figures}
-    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    write_metrics(folder, metrics)
     (folder / "README.md").write_text(card(folder, metrics), encoding="utf-8")
+
+
+def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json`."""
+    (folder / METRICS_FILE).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def card(folder: Path, metrics: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How well a model predicts held-out dialogue: perplexities and bits per byte, from sums, divided once.
+"""How well a model predicts held-out dialogue, and what its persona adds: from sums, divided once.
 
 Owns the counting rules. Knows a model only as two functions: rows → hidden states, and the output embedding.
 """
@@ -6,8 +6,9 @@ Owns the counting rules. Knows a model only as two functions: rows → hidden st
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +76,35 @@ def score_dialogues(
     _add(score, bucketed(examples, micro_tokens), hidden, head, device)
     progress(score.num_dialogues)
     return score
+
+
+def swapped(dialogues: Sequence[Dialogue], *, seed: int = 1) -> list[Dialogue]:
+    """Return the dialogues, each under the persona of another one: a seeded ring, so that nobody keeps their own."""
+    order = list(range(len(dialogues)))
+    random.Random(f"swap:{seed}").shuffle(order)
+    others = dict(zip(order, [*order[1:], *order[:1]], strict=True))
+    return [replace(dialogue, facts=dialogues[others[place]].facts) for place, dialogue in enumerate(dialogues)]
+
+
+def without_persona(dialogues: Iterable[Dialogue]) -> list[Dialogue]:
+    """Return the dialogues with no facts at all."""
+    return [replace(dialogue, facts=()) for dialogue in dialogues]
+
+
+def swap_figures(right: Score, other: Score, none: Score) -> dict[str, float]:
+    """Return what the persona is worth, from the same turns scored under the right persona, another, and none.
+
+    `swap_nll` and `none_nll`: how much the right persona lowers the NLL of the text, in nats per word (negative:
+    it lowers it). `persona_lowers_ppl`: the share of word perplexity that goes with the right persona against none.
+    """
+    own, swap, bare = (score.nll_text / max(score.num_words, 1) for score in (right, other, none))
+    return {
+        "swap_nll": own - swap,
+        "none_nll": own - bare,
+        "ppl_word_swapped": _exp(swap),
+        "ppl_word_none": _exp(bare),
+        "persona_lowers_ppl": 1.0 - _exp(own - bare),
+    }
 
 
 def _examples(dialogue: Dialogue, layout: Layout, max_tokens: int, score: Score) -> list[Example]:

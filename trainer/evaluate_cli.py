@@ -1,19 +1,23 @@
-"""`personabot evaluate`: which measurements a person asks for, and how they are shown. Measures nothing itself."""
+"""`personabot evaluate`: which measurements a person asks for, and where the figures go. Measures nothing itself."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from personas.errors import PersonabotError
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+if TYPE_CHECKING:
+    from trainer.measure import Measurements
 
 
 def evaluate(
@@ -21,94 +25,122 @@ def evaluate(
     data: Annotated[Path | None, typer.Argument(help="Held-out dialogue.")] = None,
     format: Annotated[str | None, typer.Option(help="The file's format, where it is not recognised.")] = None,
     both_sides: Annotated[bool, typer.Option("--both-sides", help="Also score the first speaker's turns.")] = False,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many dialogues.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many dialogues.", min=1)] = None,
+    is_all: Annotated[bool, typer.Option("--all", help="All of --rank, --replies, --swap and --probe.")] = False,
+    is_ranked: Annotated[
+        bool, typer.Option("--rank", help="hits@1 of 20 candidates and mean reciprocal rank.")
+    ] = False,
+    is_replied: Annotated[
+        bool, typer.Option("--replies", help="Generate every bot turn, greedily and sampled: F1, repetition, lengths.")
+    ] = False,
+    is_swapped: Annotated[
+        bool, typer.Option("--swap", help="Score again under another's persona, and under none.")
+    ] = False,
     is_probe: Annotated[
         bool, typer.Option("--probe", help="Ask every catalogue persona for its name and facts.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the probe's replies.")] = 1,
+    rank_limit: Annotated[
+        int | None, typer.Option(help="Rank and generate in the first so many dialogues only.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of candidates, swapped personas and sampled replies.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     is_saved: Annotated[bool, typer.Option("--save", help="Keep the figures in the checkpoint and its card.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write metrics.json and samples.md (20 fixed prompts) into this folder.")
+    ] = None,
     samples: Annotated[Path | None, typer.Option(help="Write the probe's questions and replies here (JSONL).")] = None,
-    is_json: Json = False,
+    is_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a checkpoint: perplexities and bits per byte on DATA, and with --probe how it keeps to its persona."""
-    if data is None and not is_probe:
+    """Measure a checkpoint on DATA: perplexities and bits per byte; by flags ranking, replies, and its persona."""
+    needs_data = is_ranked or is_replied or is_swapped
+    if data is None and (needs_data or not (is_probe or is_all or out)):
         raise PersonabotError("nothing to evaluate: name a data file, or ask for --probe")
-    from trainer.card import record
+    from trainer.card import record, write_metrics
+    from trainer.measure import Measurements
     from worker.loading import load_model
 
     loaded = load_model(checkpoint, device=device, dtype=dtype)
-    figures: dict[str, Any] = {
-        "model": loaded.name,
-        "digest": loaded.digest,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-    }
-    if data is not None:
-        scored = _score(loaded, data, format, both_sides, limit)
-        figures |= {"data": data.name, **scored}
-        if is_saved:
-            record(Path(checkpoint), "evaluation", {data.name: {**scored, "dtype": figures["dtype"]}})
-    if is_probe:
-        probed = _probe(loaded, seed, samples)
-        figures |= {"probe": probed}
-        if is_saved:
-            record(Path(checkpoint), "probe", probed)
+    with _progress() as progress:
+        measure = Measurements(loaded, seed=seed, progress=progress)
+        figures = measure.identity()
+        if data is not None:
+            scored = _on_data(
+                measure, data, format, both_sides, limit, rank_limit or limit,
+                is_ranked=is_ranked or is_all, is_replied=is_replied or is_all, is_swapped=is_swapped or is_all,
+            )  # fmt: skip
+            figures |= {"data": data.name, **scored}
+            if is_saved:
+                record(Path(checkpoint), "evaluation", {data.name: {**scored, "dtype": figures["dtype"]}})
+        if is_probe or is_all:
+            probed = measure.probe(samples)
+            figures |= {"probe": probed}
+            if is_saved:
+                record(Path(checkpoint), "probe", probed)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "samples.md").write_text(measure.samples(), encoding="utf-8")
+            write_metrics(out, figures)
     if is_json:
         sys.stdout.write(json.dumps(figures) + "\n")
     else:
         _show(figures)
 
 
-def _score(loaded: Any, data: Path, format: str | None, both_sides: bool, limit: int | None) -> dict[str, Any]:
-    import itertools
-
-    from rich.progress import Progress
-
-    from trainer.evaluate import score_dialogues
+def _on_data(
+    measure: Measurements,
+    data: Path,
+    format: str | None,
+    both_sides: bool,
+    limit: int | None,
+    rank_limit: int | None,
+    *,
+    is_ranked: bool,
+    is_replied: bool,
+    is_swapped: bool,
+) -> dict[str, Any]:
     from trainer.formats import read_dialogues
-    from trainer.model import hidden_states
 
-    dialogues = list(itertools.islice(read_dialogues(data, format), limit))
+    dialogues = list(read_dialogues(data, format))
     if both_sides:
-        dialogues += [dialogue.flipped() for dialogue in dialogues]
+        sides = [(dialogue, dialogue.flipped()) for dialogue in dialogues[:limit]]
+        dialogues = [side for pair in sides for side in pair]
+        limit = rank_limit = None
+    figures = measure.score(dialogues[:limit], is_swapped=is_swapped)
+    if is_ranked:
+        figures |= {"rank": measure.rank(dialogues, limit=rank_limit)}
+    if is_replied:
+        figures |= {"replies": measure.replies(dialogues[:rank_limit])}
+    return figures
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield what shows how far a measurement is: called with its name, what is done, and of how much."""
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"scoring {data.name}", total=len(dialogues))
-        score = score_dialogues(
-            dialogues,
-            loaded.layout,
-            hidden_states(loaded.model),
-            loaded.model.get_output_embeddings().weight,
-            max_tokens=min(loaded.window, loaded.layout.max_tokens),
-            device=loaded.device,
-            progress=lambda done: bar.update(task, completed=done),
-        )
-    return score.metrics()
+        tasks: dict[str, Any] = {}
 
+        def show(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
 
-def _probe(loaded: Any, seed: int, samples: Path | None) -> dict[str, Any]:
-    from personas.catalogue import load_catalogue
-    from trainer.probe import probe
-    from trainer.probes import load_probes
-    from worker.engine.engine import Engine
-    from worker.respond import Responder
-
-    engine = Engine.for_model(loaded)
-    engine.start()
-    try:
-        result = probe(Responder(loaded, engine), load_catalogue(None), load_probes(), seed=seed)
-    finally:
-        engine.stop()
-    if samples is not None:
-        samples.write_text("".join(json.dumps(answer) + "\n" for answer in result.answers), encoding="utf-8")
-    return result.metrics()
+        yield show
 
 
 def _show(figures: dict[str, Any]) -> None:
     table = Table(title=f"{figures['model']} ({figures['digest']}, {figures['dtype']})", title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for key, value in {**figures, **figures.get("probe", {})}.items():
+    for key, value in _flat(figures):
         if isinstance(value, int | float):
             table.add_row(key, f"{value:,.4f}" if isinstance(value, float) else f"{value:,}")
     Console().print(table)
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in figures.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key} · ")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,84 @@
+"""What `personabot evaluate` measures beyond perplexity, on a tiny model and a few real dialogues."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from personas.catalogue import load_catalogue
+from personas.conversation import Role
+from tests.trainer.test_cli import DATA, evaluate
+from tests.trainer.test_ranking import dialogues, loaded  # noqa: F401
+from trainer.decode import asked_in, fixed_samples
+from trainer.evaluate import Score, swap_figures, swapped, without_persona
+from trainer.formats import Dialogue, read_dialogues
+from trainer.measure import Measurements
+from worker.loading import LoadedModel
+
+
+def test_swapping_gives_every_dialogue_another_ones_persona_and_keeps_the_turns() -> None:
+    talks = [Dialogue((f"i am {number}.",), ()) for number in range(9)]
+    others = swapped(talks)
+    assert sorted(talk.facts for talk in others) == [talk.facts for talk in talks]
+    assert all(own.facts != other.facts for own, other in zip(talks, others, strict=True))
+    assert swapped(talks) == others
+    assert {talk.facts for talk in without_persona(talks)} == {()}
+
+
+def test_swap_figures_are_differences_a_word() -> None:
+    right, other, none = (Score(nll_text=nll, num_words=10) for nll in (20.0, 25.0, 30.0))
+    figures = swap_figures(right, other, none)
+    assert figures["swap_nll"] == pytest.approx(-0.5)
+    assert figures["none_nll"] == pytest.approx(-1.0)
+    assert figures["persona_lowers_ppl"] == pytest.approx(1 - 2.718281828**-1)
+
+
+def test_every_bot_turn_that_follows_something_is_asked_for_with_what_came_before() -> None:
+    (talk,) = dialogues(number=1)
+    asked = asked_in([talk, Dialogue((), talk.turns[1:2])])
+    assert [len(one.turns) for one in asked] == [1, 3, 5]
+    assert asked[2].own == ("reply 0 0.", "reply 0 1.")
+    assert asked[2].answer == "reply 0 2."
+
+
+def test_measurements_give_the_same_figures_in_any_order(loaded: LoadedModel) -> None:  # noqa: F811
+    talks = list(read_dialogues(DATA / "parlai.txt"))[:2]
+    measure = Measurements(loaded)
+    first = measure.score(talks, is_swapped=True), measure.rank(dialogues(), limit=1), measure.replies(talks)
+    again = measure.replies(talks), measure.rank(dialogues(), limit=1), measure.score(talks, is_swapped=True)
+    assert first == tuple(reversed(again))
+    assert first[2]["greedy"]["num_replies"] == first[2]["sampled"]["num_replies"] > 2
+    assert first[2]["greedy"] != first[2]["sampled"]
+
+
+def test_there_are_twenty_fixed_prompts_each_after_the_greeting() -> None:
+    contexts = fixed_samples(load_catalogue(None))
+    assert len(contexts) == 20
+    assert all([turn.role for turn in one.turns] == [Role.BOT, Role.USER] for _, one in contexts)
+
+
+def test_evaluate_writes_metrics_and_samples(tmp_path: Path, tiny_folder: str) -> None:
+    out = tmp_path / "out"
+    flags = ("--swap", "--replies", "--limit", "2", "--json", "--out", str(out))
+    done = evaluate(tiny_folder, str(DATA / "parlai.txt"), *flags)
+    figures = json.loads(done.stdout)
+    assert json.loads((out / "metrics.json").read_text()) == figures
+    assert figures["replies"].keys() == {"greedy", "sampled"}
+    assert figures["swap"]["ppl_word_swapped"] > 0
+    page = (out / "samples.md").read_text()
+    assert sum(line.startswith("|") for line in page.splitlines()) == 22
+
+
+def test_ranking_needs_data(tiny_folder: str) -> None:
+    done = evaluate(tiny_folder, "--rank", "--probe")
+    assert done.returncode == 1
+    assert "name a data file" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tests.helpers.tiny_model import tiny_checkpoint
+
+    return str(tiny_checkpoint(tmp_path_factory.mktemp("m") / "tiny", max_new_tokens=4))

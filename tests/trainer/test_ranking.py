@@ -1,0 +1,93 @@
+"""Candidate sets are fair and fixed, and the one packed forward pass scores what separate ones would."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from personas.conversation import Role, Turn
+from personas.layout import Part
+from tests.helpers.tiny_model import tiny_checkpoint
+from trainer.formats import DataError, Dialogue
+from trainer.metrics import normalised
+from trainer.ranking import Question, Ranker, digest, questions, rank
+from worker.loading import LoadedModel, load_model
+
+FACTS = ("my name is ada.", "i keep two dogs.")
+
+
+def dialogues(number: int = 12, num_turns: int = 3) -> list[Dialogue]:
+    return [
+        Dialogue(
+            FACTS,
+            tuple(
+                turn
+                for place in range(num_turns)
+                for turn in (Turn(Role.USER, f"what about {place}?"), Turn(Role.BOT, f"reply {number} {place}."))
+            ),
+        )
+        for number in range(number)
+    ]
+
+
+@pytest.fixture(scope="module", params=["gpt2"])
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_model(str(tiny_checkpoint(tmp_path_factory.mktemp("m") / "tiny")), device="cpu", dtype="float32")
+
+
+def test_every_question_has_twenty_different_candidates_of_other_dialogues_and_the_true_one_last() -> None:
+    talks = dialogues()
+    asked = questions(talks)
+    assert len(asked) == 36
+    for question in asked:
+        assert len({tuple(normalised(text)) for text in question.candidates}) == 20
+        own = question.candidates[-1].split()[1]
+        assert all(text.split()[1] != own for text in question.candidates[:-1])
+
+
+def test_candidates_depend_on_the_seed_and_not_on_how_many_are_asked() -> None:
+    talks = dialogues()
+    assert questions(talks, limit=2) == questions(talks)[:6]
+    assert digest(questions(talks)) == digest(questions(talks))
+    assert digest(questions(talks)) != digest(questions(talks, seed=2))
+
+
+def test_too_few_replies_are_an_error_that_says_so() -> None:
+    with pytest.raises(DataError, match="ranking needs 19 different replies"):
+        questions(dialogues(number=4))
+
+
+def test_the_packed_pass_scores_each_candidate_as_a_pass_of_its_own(loaded: LoadedModel) -> None:
+    ranker = Ranker(loaded.model, loaded.layout, window=loaded.window)
+    turns = (Turn(Role.USER, "do you have any pets?"),)
+    question = Question(FACTS, turns, ("yes, my dog is biscuit.", "no", "i live in a small town near the mountains."))
+    for text, score in zip(question.candidates, ranker.by_likelihood(question), strict=True):
+        (example,) = loaded.layout.examples_of(FACTS, (*turns, Turn(Role.BOT, text)), max_tokens=loaded.window)
+        logits = loaded.model(input_ids=torch.tensor([example.ids])).logits[0].log_softmax(-1)
+        places = [place for place, part in enumerate(example.parts) if part is not Part.CONTEXT]
+        alone = [float(logits[place - 1, example.ids[place]]) for place in places]
+        assert score == pytest.approx(sum(alone) / len(alone), abs=1e-4)
+
+
+def test_a_candidate_that_the_model_would_say_itself_ranks_first(loaded: LoadedModel) -> None:
+    ranker = Ranker(loaded.model, loaded.layout, window=loaded.window)
+    turns = (Turn(Role.USER, "where are you from?"),)
+    ids = list(loaded.layout.prompt(FACTS, turns, max_tokens=200, reserve=20).ids)
+    start = len(ids)
+    for _ in range(8):
+        logits = loaded.model(input_ids=torch.tensor([ids])).logits[0, -1]
+        logits[[*loaded.banned_ids, *loaded.layout.stop_ids]] = -torch.inf
+        ids.append(int(logits.argmax()))
+    own = loaded.layout.text(ids[start:])
+    question = Question(FACTS, turns, ("it often rains here in autumn.", "yes, thank you.", own))
+    figures = rank(ranker, [question])
+    assert figures["hits_at_1"] == 1.0
+    assert figures["mrr"] == 1.0
+    assert figures["num_ranked"] == 1
+
+
+def test_a_context_longer_than_the_window_is_cut_and_still_ranked(loaded: LoadedModel) -> None:
+    turns = tuple(Turn(Role.USER if place % 2 else Role.BOT, "hello there, how are you? " * 4) for place in range(40))
+    ranker = Ranker(loaded.model, loaded.layout, window=loaded.window)
+    scores = ranker.by_likelihood(Question(FACTS, turns, ("yes", "no " * 300)))
+    assert all(score < 0 for score in scores)

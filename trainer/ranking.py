@@ -1,0 +1,161 @@
+"""Next-utterance ranking: which replies compete with the true one, and what a model thinks of each.
+
+Owns the candidate sets and the forward pass that scores one; what a rank is worth is `metrics`' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from personas.conversation import Role, Turn
+from personas.layout import Layout, Part
+from trainer.formats import DataError, Dialogue
+from trainer.metrics import hit_and_reciprocal_rank, normalised
+
+NUM_CANDIDATES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A context and the replies that compete for it; the true one is the last, as in ConvAI2's files."""
+
+    facts: tuple[str, ...]
+    turns: tuple[Turn, ...]
+    candidates: tuple[str, ...]
+
+
+def questions(
+    dialogues: Sequence[Dialogue], *, limit: int | None = None, seed: int = 1, number: int = NUM_CANDIDATES
+) -> list[Question]:
+    """Return a question for every bot turn of the first `limit` dialogues, distractors drawn from all of them.
+
+    Distractors are bot turns of other dialogues, none of which says the same as the true reply or another; the
+    draw depends on nothing but `seed` and the turn's place. Raises `DataError` where there are too few replies.
+    """
+    pool = [
+        (index, turn.text)
+        for index, dialogue in enumerate(dialogues)
+        for turn in dialogue.turns
+        if turn.role is Role.BOT and turn.text.strip()
+    ]
+    return [
+        Question(dialogue.facts, dialogue.turns[:place], (*_drawn(pool, index, turn.text, number, key), turn.text))
+        for index, dialogue in enumerate(dialogues[:limit])
+        for place, turn in enumerate(dialogue.turns)
+        if turn.role is Role.BOT and (key := f"{seed}:{index}:{place}")
+    ]
+
+
+def _drawn(pool: Sequence[tuple[int, str]], own: int, answer: str, number: int, key: str) -> list[str]:
+    rng = random.Random(key)
+    chosen: list[str] = []
+    known = {tuple(normalised(answer))}
+    # Enough draws for any pool of some hundred different replies; the second loop is for tiny ones.
+    for index, text in [rng.choice(pool) for _ in range(number * 10)] + rng.sample(pool, len(pool)):
+        if len(chosen) == number - 1:
+            return chosen
+        words = tuple(normalised(text))
+        if index != own and words not in known:
+            known.add(words)
+            chosen.append(text)
+    raise DataError(
+        f"ranking needs {number - 1} different replies from other dialogues; this data has {len(chosen)}. "
+        "Take a larger file."
+    )
+
+
+def digest(asked: Sequence[Question]) -> str:
+    """Return a short hash of all candidate sets: figures compare only where it is the same."""
+    total = hashlib.sha256()
+    for question in asked:
+        total.update("\0".join(question.candidates).encode() + b"\1")
+    return total.hexdigest()[:12]
+
+
+class Ranker:
+    """Scores candidates with one model: by mean log-probability and, where there is a `head`, by that.
+
+    The context is computed once. All candidates stand behind it in one row, each at the positions that follow the
+    context, and each sees the context and itself alone (a block mask), so that no candidate is padded.
+    """
+
+    def __init__(self, model: PreTrainedModel, layout: Layout, *, window: int, head: nn.Module | None = None) -> None:
+        self._model, self._layout, self._window, self._head = model, layout, window, head
+        self._output: Tensor = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+
+    def by_likelihood(self, question: Question) -> list[float]:
+        """Return the mean log-probability of each candidate's text and end token, in nats per token."""
+        return self.scores(question)[0]
+
+    @torch.inference_mode()
+    def scores(self, question: Question) -> tuple[list[float], list[float]]:
+        """Return the scores of each candidate by likelihood and by the head; the second is empty without one."""
+        candidates = [self._encoded(text) for text in question.candidates]
+        reserve = max(map(len, candidates))
+        context = self._layout.prompt(
+            question.facts, question.turns, max_tokens=self._window, reserve=min(reserve, self._window // 2)
+        ).ids
+        room = self._window - len(context)
+        candidates = [ids[:room] for ids in candidates]
+        states = self._states(context, candidates)
+        likelihood, by_head, start = [], [], len(context)
+        for ids in candidates:
+            # The state before each token predicts it; before the first stands the context's last.
+            before = [len(context) - 1, *range(start, start + len(ids) - 1)]
+            logits = (states[before] @ self._output.to(states.dtype).T).float()
+            targets = torch.tensor(ids, device=logits.device)
+            likelihood.append(-float(nn.functional.cross_entropy(logits, targets)))
+            if self._head is not None:
+                by_head.append(float(self._head(states[start + len(ids) - 1].float())))
+            start += len(ids)
+        return likelihood, by_head
+
+    def _encoded(self, text: str) -> list[int]:
+        """Return a candidate's ids as they stand behind the reply header, up to and with the end token."""
+        block = self._layout.block(Role.BOT, text)
+        labelled = [place for place, part in enumerate(block.parts) if part is not Part.CONTEXT]
+        return block.ids[len(self._layout.reply_header()) : labelled[-1] + 1]
+
+    def _states(self, context: Sequence[int], candidates: Sequence[Sequence[int]]) -> Tensor:
+        """Run the trunk over context and candidates; (context and candidates together, H)."""
+        device = self._model.device
+        ids = torch.tensor([[*context, *(i for candidate in candidates for i in candidate)]], device=device)
+        positions = [*range(len(context))]
+        owner = [-1] * len(context)
+        for number, candidate in enumerate(candidates):
+            positions += range(len(context), len(context) + len(candidate))
+            owner += [number] * len(candidate)
+        owners = torch.tensor(owner, device=device)
+        mask = ((owners[None, :] == owners[:, None]) | (owners[None, :] == -1)).tril()
+        output: Any = self._model.base_model(
+            input_ids=ids,
+            position_ids=torch.tensor([positions], device=device),
+            attention_mask=mask[None, None],
+            use_cache=False,
+        )
+        states: Tensor = output.last_hidden_state[0]
+        return states
+
+
+def rank(ranker: Ranker, asked: Sequence[Question], progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+    """Return hits@1 and mean reciprocal rank over all questions, by likelihood and, with a head, by the head."""
+    sums: dict[str, list[tuple[float, float]]] = {"": [], "head_": []}
+    for done, question in enumerate(asked, 1):
+        for name, scores in zip(sums, ranker.scores(question), strict=True):
+            if scores:
+                sums[name].append(hit_and_reciprocal_rank(scores, len(scores) - 1))
+        progress(done)
+    figures: dict[str, Any] = {}
+    for name, pairs in sums.items():
+        if pairs:
+            figures[f"{name}hits_at_1"] = sum(hit for hit, _ in pairs) / len(pairs)
+            figures[f"{name}mrr"] = sum(reciprocal for _, reciprocal in pairs) / len(pairs)
+    return figures | {"candidates_sha256": digest(asked), "num_ranked": len(asked)}
