@@ -40,6 +40,7 @@ EXTRAS = {
     "jinja2": "worker",
     "peft": "worker",
     "gguf": "worker",
+    "fsspec": "worker",
     "numpy": "train",
     "discord": "discord",
     "telegram": "telegram",
@@ -190,6 +191,12 @@ def evaluate(context: typer.Context) -> None:
 def personas(context: typer.Context) -> None:
     """List, show and check personas (see `personabot personas --help`)."""
     _pass_on(context, "personabot.personas_cli", "app")
+
+
+@app.command(context_settings=PASSED_ON)
+def checkpoints(context: typer.Context) -> None:
+    """List, promote and roll back trained models (see `personabot checkpoints --help`)."""
+    _pass_on(context, "personabot.checkpoints_cli", "app")
 
 
 @app.command()

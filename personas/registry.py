@@ -32,6 +32,7 @@ LINEAGE_FILE: Final = "lineage.json"
 POINTER_FILE: Final = "current.json"
 CHOSEN_FILE: Final = "chosen.json"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+VERSION: Final = re.compile(r"\d{4,9}-[0-9a-f]{12}")
 DEFAULT_KEPT: Final = 5
 
 
@@ -122,13 +123,17 @@ class Registry:
             )
         return version
 
-    def add(self, checkpoint: Path, name: str, lineage: Lineage | None = None, *, moves: bool = False) -> Version:
-        """Copy (or with `moves`, move) a checkpoint folder in as the next version of `name`; it is not current yet.
+    def add(self, checkpoint: Path, name: str, lineage: Lineage | None = None, *, version: str = "") -> Version:
+        """Copy a checkpoint folder in as the next version of `name`; it is not current yet.
 
-        The same content again is the version that is there already. Raises `CheckpointError` for an incomplete or
-        truncated folder, `RegistryError` for a name that can't be one.
+        The same content again is the version that is there already. `version` is what it is called on another machine;
+        it then has to be what `lineage` says. Raises `CheckpointError` for an incomplete or damaged folder,
+        `RegistryError` for a name that can't be one.
         """
         _check_name(name)
+        if version and not VERSION.fullmatch(version):
+            raise RegistryError(f"{version!r} can't be a version: expected something like 0003-1f2e3d4c5b6a.")
+        record = lineage or Lineage()
         digest = read_checkpoint(checkpoint).digest
         with self._lock(name):
             description = sha256(checkpoint / DESCRIPTION_FILE)  # not part of the digest, but of what is served
@@ -137,14 +142,13 @@ class Registry:
                     return self.version(there.reference)
             scratch = self.folder / name / f".incoming-{uuid.uuid4().hex}"
             try:
-                (shutil.move if moves else shutil.copytree)(checkpoint, scratch)
-                record = lineage or Lineage()
+                shutil.copytree(checkpoint, scratch)
                 files = file_hashes(scratch, without=LINEAGE_FILE)
-                if read_checkpoint(scratch).digest != digest:
-                    raise CheckpointError(f"{checkpoint} changed while it was copied. Add it again when it is at rest.")
-                record = record.model_copy(update={"digest": digest, "files": files})
-                write_record(scratch / LINEAGE_FILE, record)
-                version = f"{max((each.sequence for each in self._own(name)), default=0) + 1:04}-{digest}"
+                if read_checkpoint(scratch).digest != digest or (version and files != record.files):
+                    raise CheckpointError(f"{checkpoint} is not what it was when copying began. Add it again.")
+                write_record(scratch / LINEAGE_FILE, record.model_copy(update={"digest": digest, "files": files}))
+                newest = max((each.sequence for each in self._own(name)), default=0)
+                version = version or f"{newest + 1:04}-{digest}"
                 scratch.rename(self.folder / name / version)
             except OSError as error:
                 raise RegistryError(f"{checkpoint} could not be added to {self.folder}: {error}") from error

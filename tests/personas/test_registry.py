@@ -17,29 +17,19 @@ from personas.checkpoint import Description, write_description
 from personas.errors import CheckpointError, CheckpointRefused, RegistryError
 from personas.lineage import Figure, Lineage, Verdict
 from personas.registry import SHIPPED, Registry, Version
-
-
-def checkpoint(folder: Path, content: str = "one") -> Path:
-    """A complete checkpoint folder with the smallest weights file there is."""
-    folder.mkdir(parents=True)
-    header = b'{"w":{"dtype":"U8","shape":[%d],"data_offsets":[0,%d]}}' % (len(content), len(content))
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content.encode())
-    for name in ("config.json", "layout.json", "tokenizer.json"):
-        (folder / name).write_text("{}")
-    write_description(folder, Description(kind="full"))
-    return folder
+from tests.helpers.bare_checkpoint import bare_checkpoint
 
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
-    checkpoint(tmp_path / "models" / "starter", "shipped")
+    bare_checkpoint(tmp_path / "models" / "starter", "shipped")
     return Registry(tmp_path / "checkpoints", shipped=tmp_path / "models")
 
 
 @pytest.fixture
 def add(registry: Registry, tmp_path: Path) -> Callable[..., Version]:
     def add(content: str, name: str = "ada", lineage: Lineage | None = None) -> Version:
-        folder = checkpoint(tmp_path / "runs" / name / content, content)
+        folder = bare_checkpoint(tmp_path / "runs" / name / content, content)
         return registry.add(folder, name, lineage)
 
     return add
@@ -60,7 +50,7 @@ def test_versions_are_numbered_and_carry_their_digest(registry: Registry, add: A
 def test_the_same_content_again_is_the_same_version(registry: Registry, add: Add, tmp_path: Path) -> None:
     one = add("one")
     assert registry.add(tmp_path / "runs/ada/one", "ada") == one
-    other = checkpoint(tmp_path / "other", "one")
+    other = bare_checkpoint(tmp_path / "other", "one")
     write_description(other, Description(kind="full", generation={"temperature": 0.3}))  # type: ignore[arg-type]
     assert registry.add(other, "ada").sequence == 2
 
@@ -152,7 +142,7 @@ def no_header(folder: Path) -> None:
 def test_a_damaged_folder_is_not_added(
     registry: Registry, tmp_path: Path, harm: Callable[[Path], None], says: str
 ) -> None:
-    folder = checkpoint(tmp_path / "new")
+    folder = bare_checkpoint(tmp_path / "new")
     harm(folder)
     with pytest.raises(CheckpointError, match=says):
         registry.add(folder, "ada")
@@ -173,17 +163,10 @@ def test_a_version_that_was_changed_is_not_promoted(registry: Registry, add: Add
     assert registry.version("ada").version == good.version
 
 
-def test_adding_may_move_the_folder(registry: Registry, tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "new")
-    registry.add(folder, "ada", moves=True)
-    assert not folder.exists()
-    registry.verify("ada@1")
-
-
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "a@b", "x" * 65])
 def test_a_name_that_is_no_plain_file_name_is_refused(registry: Registry, tmp_path: Path, name: str) -> None:
     with pytest.raises(RegistryError, match="can't be a checkpoint's name"):
-        registry.add(checkpoint(tmp_path / "new"), name)
+        registry.add(bare_checkpoint(tmp_path / "new"), name)
 
 
 def test_prune_keeps_the_newest_the_current_the_one_before_it_and_what_is_used(registry: Registry, add: Add) -> None:
@@ -220,7 +203,7 @@ def test_a_name_may_be_chosen_to_be_served_by_default(registry: Registry, add: A
 
 
 def test_many_who_add_at_once_get_a_version_each(registry: Registry, tmp_path: Path) -> None:
-    folders = [checkpoint(tmp_path / "runs" / str(number), f"content {number}") for number in range(8)]
+    folders = [bare_checkpoint(tmp_path / "runs" / str(number), f"content {number}") for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
         versions = list(pool.map(lambda folder: registry.add(folder, "ada"), folders))
     assert sorted(version.sequence for version in versions) == list(range(1, 9))

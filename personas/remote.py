@@ -1,0 +1,89 @@
+"""Checkpoint versions on another machine: push and pull through fsspec, so that any store it knows will do.
+
+A remote is laid out like the registry's folder. `lineage.json` is written last: a version without it is not there yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from personas.errors import CheckpointError, RegistryError
+from personas.lineage import Lineage, Pointer, Promotion, read_record
+from personas.registry import LINEAGE_FILE, POINTER_FILE, Registry, Version
+
+
+def push(registry: Registry, reference: str, url: str, *, by: str = "") -> Version:
+    """Copy a version to `url` (s3://bucket/folder, hf://…, file:///…); the current one becomes current there too."""
+    version = registry.version(reference)
+    if version.is_shipped:
+        raise RegistryError(f"{version.reference} comes with the program: every machine has it.")
+    registry.verify(version.reference)
+    with _filesystem(url) as (files, root):
+        folder = f"{root}/{version.name}/{version.version}"
+        files.makedirs(folder, exist_ok=True)
+        for name in (*version.lineage.files, LINEAGE_FILE):
+            files.makedirs(f"{folder}/{name}".rpartition("/")[0], exist_ok=True)
+            files.put_file(str(version.folder / name), f"{folder}/{name}")
+        if version.is_current:
+            pointer = Pointer(promotions=(Promotion(version=version.version, by=by),))
+            files.pipe_file(f"{root}/{version.name}/{POINTER_FILE}", pointer.model_dump_json().encode())
+    return version
+
+
+def pull(registry: Registry, reference: str, url: str) -> Version:
+    """Copy a version from `url` into the registry, under the same version, and check it; it is not promoted.
+
+    NAME alone is what is current there. Raises `RegistryError` for what is not there, `CheckpointError` where what
+    arrived is not what was pushed.
+    """
+    name, _, wanted = reference.partition("@")
+    with _filesystem(url) as (files, root), tempfile.TemporaryDirectory() as scratch:
+        wanted = _remote_version(files, f"{root}/{name}", wanted)
+        if registry.has(name) and any(each.version == wanted for each in registry.versions(name)):
+            return registry.version(f"{name}@{wanted}")
+        arrived = Path(scratch, "checkpoint")
+        arrived.mkdir()
+        lineage = Path(scratch, LINEAGE_FILE)
+        files.get_file(f"{root}/{name}/{wanted}/{LINEAGE_FILE}", str(lineage))
+        record = read_record(lineage, Lineage)
+        for file in record.files:
+            path = arrived / file
+            if not path.resolve().is_relative_to(arrived.resolve()):
+                raise CheckpointError(f"{url}: {name}@{wanted} lists the file {file!r} outside of its folder.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(f"{root}/{name}/{wanted}/{file}", str(path))
+        return registry.add(arrived, name, record, version=wanted)
+
+
+def _remote_version(files: Any, folder: str, wanted: str) -> str:
+    if not wanted:
+        if not files.exists(f"{folder}/{POINTER_FILE}"):
+            raise RegistryError(f"{folder} has no current version. Push one, or name a version.")
+        pointer = Pointer.model_validate_json(files.cat_file(f"{folder}/{POINTER_FILE}"))
+        return pointer.promotions[-1].version
+    names: list[str] = [path.rpartition("/")[2] for path in files.ls(folder, detail=False)] if files.exists(folder) else []
+    complete = [name for name in names if files.exists(f"{folder}/{name}/{LINEAGE_FILE}")]
+    matches = [name for name in complete if name == wanted or re.match(rf"0*{re.escape(wanted)}-", name)]
+    if len(matches) != 1:
+        raise RegistryError(f"{folder} has no version {wanted!r}. There are: {', '.join(complete) or 'none'}.")
+    return matches[0]
+
+
+@contextlib.contextmanager
+def _filesystem(url: str) -> Iterator[tuple[Any, str]]:
+    """Yield the store and the path in it; whatever a store raises says which store it was, without its password."""
+    from fsspec.core import url_to_fs
+
+    try:
+        files, root = url_to_fs(url)
+        yield files, str(root).rstrip("/")
+    except (RegistryError, CheckpointError):
+        raise
+    except Exception as error:  # every store has errors of its own
+        shown = re.sub(r"//[^@/]*@", "//***@", url)
+        raise RegistryError(f"{shown} can't be used: {type(error).__name__}: {error}") from error

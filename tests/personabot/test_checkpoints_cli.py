@@ -1,0 +1,89 @@
+"""`personabot checkpoints` as its user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from personabot.checkpoints_cli import app
+from personas.lineage import Figure, Lineage, Verdict
+from personas.registry import Registry
+from tests.helpers.bare_checkpoint import bare_checkpoint
+from tests.helpers.cli import personabot
+
+REFUSED = Verdict(figures=(Figure(name="bpb_new", value=2.0, limit=1.5, unit="bits per byte"),))
+
+
+@pytest.fixture
+def registry(home: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.setenv("PERSONABOT_DATA_DIR", str(home))
+    monkeypatch.setenv("COLUMNS", "200")
+    return Registry(home / "checkpoints")
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_add_promote_rollback_and_what_list_says(registry: Registry, tmp_path: Path) -> None:
+    for number, content in ((1, "one"), (2, "two")):
+        assert "to serve it" in run("add", bare_checkpoint(tmp_path / content, content), "--name", "ada")
+        run("promote", f"ada@{number}")
+    assert run("rollback", "ada").startswith("ada@0001-")
+    listed = json.loads(run("list", "--json"))
+    assert [(each["name"], each["version"][:4], each["is_current"]) for each in listed if each["name"] == "ada"] == [
+        ("ada", "0001", True),
+        ("ada", "0002", False),
+    ]
+    assert {each["name"] for each in listed if each["is_shipped"]} >= {"starter", "smollm2-persona"}
+    assert "current" in run("list", "ada")
+
+
+def test_show_names_the_figures_that_decided(registry: Registry, tmp_path: Path) -> None:
+    registry.add(bare_checkpoint(tmp_path / "one"), "ada", Lineage(by="ann", verdict=REFUSED, data={"a.jsonl": "00"}))
+    shown = run("show", "ada@1")
+    assert "NOT KEPT: bpb_new 2 bits per byte, expected at most 1.5" in shown
+    assert "a.jsonl" in shown
+    assert json.loads(run("show", "ada@1", "--json"))["gate"] == "refused"
+    assert "is current" in run("promote", "ada@1", "--force")
+    assert "forced by" in run("show", "ada")
+
+
+def test_verify_names_what_is_damaged(registry: Registry, tmp_path: Path) -> None:
+    version = registry.add(bare_checkpoint(tmp_path / "one"), "ada")
+    assert run("verify", "ada@1") == f"whole: {version.reference}\n"
+    (version.folder / "config.json").write_text("{ }")
+    result = CliRunner().invoke(app, ["verify"])
+    assert result.exit_code == 1
+    assert "config.json differs" in result.output
+    assert "whole: starter@shipped" in result.output
+
+
+def test_prune_says_what_it_deleted(registry: Registry, tmp_path: Path) -> None:
+    for content in ("one", "two", "three"):
+        registry.add(bare_checkpoint(tmp_path / content, content), "ada")
+    gone = [version.reference for version in registry.versions("ada")[:2]]
+    assert run("prune", "--keep", "1").splitlines() == [f"deleted {reference}" for reference in gone]
+    assert [version.sequence for version in registry.versions("ada")] == [3]
+
+
+def test_push_and_pull_between_two_data_folders(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.promote(registry.add(bare_checkpoint(tmp_path / "one"), "ada").reference)
+    url = (tmp_path / "store").as_uri()
+    assert run("push", "ada", url).startswith("pushed ada@0001-")
+    monkeypatch.setenv("PERSONABOT_DATA_DIR", str(tmp_path / "elsewhere"))
+    assert "which is current" in run("pull", "ada", url, "--promote")
+
+
+def test_a_mistake_ends_in_one_message_and_no_traceback(home: Path) -> None:
+    done = personabot("checkpoints", "promote", "nobody", home=home)
+    assert done.returncode == 2
+    assert "There is no checkpoint called 'nobody'" in done.stderr
+    assert "Traceback" not in done.stderr
