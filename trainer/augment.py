@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,16 @@ def with_name(dialogue: Dialogue, rng: random.Random) -> Dialogue:
         rng.choice((0, 0, 0, len(facts))),
         rng.choice(_NAME_FACTS).format(name),
     )
-    return Dialogue(tuple(facts), dialogue.turns, dialogue.partner_facts, name, dialogue.partner_name)
+    return replace(dialogue, facts=tuple(facts), name=name)
 
 
 def with_questions(dialogue: Dialogue, rng: random.Random, *, num_questions: int, is_lower: bool) -> Dialogue:
-    """Insert up to `num_questions` exchanges about the persona before user turns or at the end."""
+    """Insert up to `num_questions` exchanges about the persona before user turns or at the end.
+
+    Dialogue with turns that carry no loss stays as it is: its turns are counted.
+    """
+    if dialogue.untrained:
+        return dialogue
     exchanges = [e for e in (_exchange(dialogue, rng) for _ in range(num_questions)) if e]
     turns = list(dialogue.turns)
     for question, answer in exchanges:
@@ -59,7 +65,7 @@ def with_questions(dialogue: Dialogue, rng: random.Random, *, num_questions: int
         # Mostly early: chats begin with these questions.
         at = places[min(int(rng.random() ** 2 * len(places)), len(places) - 1)]
         turns[at:at] = [Turn(Role.USER, question), Turn(Role.BOT, answer)]
-    return Dialogue(dialogue.facts, tuple(turns), dialogue.partner_facts, dialogue.name, dialogue.partner_name)
+    return replace(dialogue, turns=tuple(turns))
 
 
 def is_trained_wording(question: str) -> bool:

@@ -12,6 +12,10 @@ from rich.console import Console
 def train(
     data: Annotated[list[Path] | None, typer.Argument(help="Dialogue files; or name them in --config.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file; flags win over it.")] = None,
+    format: Annotated[str | None, typer.Option(help="The files' format, where it is not recognised.")] = None,
+    speaker: Annotated[
+        str | None, typer.Option("--speaker", "--me", help="Whose lines the bot learns, where people have names.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it goes on.")] = Path("runs/model"),
     name: Annotated[str | None, typer.Option(help="The model's name, for its card.", show_default=False)] = None,
     base: Annotated[str | None, typer.Option(help="Base model: name, folder or hub id; none: from scratch.")] = None,
@@ -37,12 +41,13 @@ def train(
     from trainer.config import load_config
     from trainer.train import Run
 
+    reading = {key: value for key, value in {"format": format, "speaker": speaker}.items() if value}
     flags: dict[str, Any] = {
         "name": name or (out.name if config is None else None),
         "base": base,
         "layout": layout,
         "lora": {"rank": lora, "alpha": lora} if lora else None,
-        "data": [{"path": path} for path in data] if data else None,
+        "data": [{"path": path, **reading} for path in data] if data else None,
         "valid": [{"path": path, "both_sides": False} for path in valid] if valid else None,
         "train_tokens": train_tokens,
         "batch_tokens": batch_tokens,

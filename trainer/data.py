@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from personas.conversation import Role, Turn
 from personas.layout import Example, Layout, Part
@@ -28,7 +28,8 @@ class Corpus:
 
     @classmethod
     def read(cls, source: Source) -> Corpus:
-        dialogues = tuple(read_dialogues(source.path, source.format))
+        """Read the whole file; raise `DataError` where there is nothing in it."""
+        dialogues = tuple(read_dialogues(source.path, source.format, speaker=source.speaker, split=source.split))
         if not dialogues:
             raise DataError(f"{source.path}: no dialogues in it")
         return cls(source, dialogues)
@@ -128,24 +129,17 @@ def vary(dialogue: Dialogue, source: Source, key: str) -> Dialogue:
         num_kept = len(facts) - int(rng.random() * source.drop_facts * len(facts))
         first, rest = facts[:1], rng.sample(facts[1:], num_kept - 1)
         facts = first + rest if dialogue.name else rng.sample(first + rest, num_kept)
-    dialogue = Dialogue(tuple(facts), dialogue.turns, dialogue.partner_facts, dialogue.name, dialogue.partner_name)
+    dialogue = replace(dialogue, facts=tuple(facts))
     if rng.random() < source.named:
         dialogue = with_name(dialogue, rng)
     is_lower = bool(dialogue.turns) and all(turn.text == turn.text.lower() for turn in dialogue.turns)
     if is_lower and dialogue.name and rng.random() < 0.8:
-        dialogue = Dialogue(
-            tuple(f.lower() for f in dialogue.facts),
-            dialogue.turns,
-            dialogue.partner_facts,
-            dialogue.name,
-            dialogue.partner_name,
-        )
+        dialogue = replace(dialogue, facts=tuple(f.lower() for f in dialogue.facts))
     if rng.random() < source.questions:
         num_questions = rng.choice((1, 1, 2, 3))
         dialogue = with_questions(dialogue, rng, num_questions=num_questions, is_lower=is_lower)
     if rng.random() < source.spaced:
-        turns = tuple(Turn(turn.role, spaced(turn.text)) for turn in dialogue.turns)
-        dialogue = Dialogue(dialogue.facts, turns, dialogue.partner_facts, dialogue.name, dialogue.partner_name)
+        dialogue = replace(dialogue, turns=tuple(Turn(turn.role, spaced(turn.text)) for turn in dialogue.turns))
     return dialogue
 
 

@@ -24,6 +24,7 @@ from trainer.card import record
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Batch, Corpus, Stream
 from trainer.evaluate import padded, score_dialogues
+from trainer.formats import data_files
 from trainer.loss import sparse_head_loss
 from trainer.model import TrainingModel, base_tokenizer, resolve_base
 from trainer.optimizer import Optimizer, clip, schedule
@@ -278,9 +279,10 @@ def environment(config: TrainConfig) -> dict[str, Any]:
     import transformers
 
     data = {}
-    for source in (*config.data, *config.valid):
-        with source.path.open("rb") as file:
-            data[source.path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path in (source.path for source in (*config.data, *config.valid)):
+        for part in data_files(path) if path.is_dir() else [path]:
+            with part.open("rb") as file:
+                data[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "git": git.stdout.strip() or None,

@@ -95,9 +95,9 @@ def test_a_damaged_file_is_refused_with_place_and_shape(tmp_path: Path, format: 
 
 
 def test_a_file_of_no_known_format_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "notes.txt"
+    path = tmp_path / "notes.log"
     path.write_text("Dear diary,")
-    with pytest.raises(DataError, match="line 1: expected PersonaChat"):
+    with pytest.raises(DataError, match=r"line 1: of no format known here\. Expected PersonaChat"):
         list(read_dialogues(path))
 
 

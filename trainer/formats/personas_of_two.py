@@ -1,0 +1,148 @@
+"""The data sets of two people with personas: PersonaChat in its three forms, Synthetic-Persona-Chat in its three."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from trainer.formats.dialogue import Choice, DataError, Dialogue, Reading, strings, turns_of
+from trainer.formats.files import built, json_lines, lines, table, whole_json
+
+SILENCE = "__SILENCE__"
+
+
+def _each(reading: Reading, build: Callable[[dict[str, Any]], Dialogue], shape: str) -> Iterator[Dialogue]:
+    for where, data in json_lines(reading.path):
+        yield built(reading.path, where, partial(build, data), shape)
+
+
+def read_personachat(reading: Reading) -> Iterator[Dialogue]:
+    """A line: `{"p1": [facts], "p2": [facts], "turns": [texts, p1 first]}`."""
+
+    def build(data: dict[str, Any]) -> Dialogue:
+        pairs = [(1 + index % 2, text) for index, text in enumerate(strings(data["turns"]))]
+        return Dialogue(strings(data.get("p2", ())), turns_of(pairs), strings(data.get("p1", ())))
+
+    return _each(reading, build, '{"p1": [facts], "p2": [facts], "turns": [texts, p1 first]}')
+
+
+def read_spc(reading: Reading) -> Iterator[Dialogue]:
+    """A line: `{"p1": [facts], "p2": [facts], "turns": [{"s": 1 or 2, "t": text}]}`."""
+
+    def build(data: dict[str, Any]) -> Dialogue:
+        turns = turns_of([(t["s"], t["t"]) for t in data["turns"]])
+        return Dialogue(strings(data["p2"]), turns, strings(data["p1"]))
+
+    return _each(reading, build, '{"p1": [facts], "p2": [facts], "turns": [{"s": 1 or 2, "t": text}]}')
+
+
+def read_named(reading: Reading) -> Iterator[Dialogue]:
+    """A line: `{"persona1": {"name", "age", "background"}, "persona2": {...}, "turns": [{"s", "t"}]}`."""
+
+    def facts(person: dict[str, Any]) -> tuple[str, ...]:
+        background = re.split(r"(?<=[.!?])\s+", person["background"].strip())
+        age = [f"I am {person['age']} years old."] if str(person.get("age", "")).isdigit() else []
+        return (f"My name is {person['name']}.", *age, *(fact for fact in background if fact))
+
+    def build(data: dict[str, Any]) -> Dialogue:
+        one, two = data["persona1"], data["persona2"]
+        turns = turns_of([(t["s"], t["t"]) for t in data["turns"]])
+        return Dialogue(facts(two), turns, facts(one), two["name"], one["name"])
+
+    return _each(reading, build, '{"persona1": {"name", "background"}, "persona2": {...}, "turns": [{"s", "t"}]}')
+
+
+def read_spc_csv(reading: Reading) -> Iterator[Dialogue]:
+    """Synthetic-Persona-Chat as its publisher writes it: both personas and "User 1: ..." lines in one cell each."""
+    columns = ("user 1 personas", "user 2 personas", "Best Generated Conversation")
+    for _, row in table(reading.path, columns):
+        found = re.finditer(r"^User (\d): ?(.*)$", row[columns[2]], flags=re.MULTILINE)
+        one, two = (tuple(filter(None, map(str.strip, row[name].split("\n")))) for name in columns[:2])
+        yield Dialogue(two, turns_of([(int(match[1]), match[2]) for match in found]), one)
+
+
+def read_parlai(reading: Reading) -> Iterator[Dialogue]:
+    """ParlAI text: `N your persona: ...`, then `N their turn<TAB>your turn[<TAB><TAB>candidate|candidate|...]`."""
+    facts: list[str] = []
+    partner: list[str] = []
+    pairs: list[tuple[int, str]] = []
+    choices: list[Choice] = []
+
+    def finished() -> Dialogue:
+        return Dialogue(tuple(facts), turns_of(pairs), tuple(partner), choices=tuple(choices))
+
+    for number, line in lines(reading.path):
+        index, _, rest = line.partition(" ")
+        if not line.strip():
+            continue
+        if not index.isdigit():
+            raise DataError(
+                f"{reading.path}: line {number}: expected a line number, a space and text, got {line[:40]!r}"
+            )
+        if index == "1" and (pairs or facts):
+            yield finished()
+            facts, partner, pairs, choices = [], [], [], []
+        if rest.startswith("your persona:"):
+            facts.append(rest.removeprefix("your persona:").strip())
+        elif rest.startswith("partner's persona:"):
+            partner.append(rest.removeprefix("partner's persona:").strip())
+        else:
+            fields = rest.split("\t")
+            if len(fields) < 2:
+                raise DataError(f"{reading.path}: line {number}: expected 'their turn<TAB>your turn', found no tab")
+            pairs += [(1, "" if fields[0] == SILENCE else fields[0]), (2, fields[1])]
+            if len(fields) > 3 and (wrong := _wrong(fields[1], fields[3].split("|"))):
+                choices.append(Choice(fields[1].strip(), wrong))
+    if pairs or facts:
+        yield finished()
+
+
+def read_hf_personachat(reading: Reading) -> Iterator[Dialogue]:
+    """The Hugging Face file: splits of `{"personality": [facts], "utterances": [{"candidates", "history"}]}`.
+
+    Of a file with several splits the wanted one is read; a bare list, or an object a line, is one split.
+    The utterances of an entry are one dialogue: the last one's history and its last candidate, the right reply.
+    """
+    shape = '{"train": [{"personality": [facts], "utterances": [{"candidates": [..., reply], "history": [...]}]}]}'
+    for where, entry in _entries(reading, shape):
+        yield built(reading.path, where, partial(_merged_utterances, entry), shape)
+
+
+def _entries(reading: Reading, shape: str) -> Iterator[tuple[str, Any]]:
+    try:
+        data = whole_json(reading.path, shape)
+    except DataError as error:
+        if "Extra data" not in str(error):
+            raise
+        yield from json_lines(reading.path)
+        return
+    if isinstance(data, dict) and "utterances" in data:
+        data = [data]
+    if isinstance(data, dict):
+        if reading.split not in data:
+            names = ", ".join(map(str, list(data)[:6]))
+            raise DataError(f"{reading.path}: expected a split called {reading.split!r}; it has: {names}")
+        data = data[reading.split]
+    if not isinstance(data, list):
+        raise DataError(f"{reading.path}: expected {shape}")
+    yield from ((f"entry {index}", entry) for index, entry in enumerate(data, 1))
+
+
+def _merged_utterances(entry: dict[str, Any]) -> Dialogue:
+    utterances = entry["utterances"]
+    last = utterances[-1]
+    texts = [*strings(last["history"]), strings(last["candidates"])[-1]]
+    pairs = [(2 if (len(texts) - 1 - index) % 2 == 0 else 1, text) for index, text in enumerate(texts)]
+    pairs = [(speaker, "" if text == SILENCE else text) for speaker, text in pairs]
+    choices = []
+    for utterance in utterances:
+        *wrong, reply = strings(utterance["candidates"])
+        if kept := _wrong(reply, wrong):
+            choices.append(Choice(reply.strip(), kept))
+    return Dialogue(strings(entry["personality"]), turns_of(pairs), choices=tuple(choices))
+
+
+def _wrong(reply: str, candidates: list[str]) -> tuple[str, ...]:
+    return tuple(c.strip() for c in candidates if c.strip() and c.strip() != reply.strip())
