@@ -62,7 +62,7 @@ class TrainConfig(_Strict):
     name: str = "model"
     notes: str = Field("", description="what else the model card should say of the training")
     base: str | None = None
-    layout: Literal["persona", "chat"] = "persona"
+    layout: Literal["persona", "chat", "convai", "dialogpt", "corpus"] = "persona"
     max_tokens: Annotated[int, Field(ge=32, description="window: the longest sequence, in tokens")] = 512
     lora: Lora | None = None
     scratch: ScratchModel = ScratchModel()
@@ -83,6 +83,9 @@ class TrainConfig(_Strict):
     dtype: Literal["bf16", "fp32"] = "bf16"
     device: str = "auto"
     seed: int = 1
+    track: tuple[Literal["tensorboard", "comet", "wandb"], ...] = Field(
+        (), description="where the log goes besides log.jsonl"
+    )
     save_minutes: float = Field(5.0, gt=0)
     valid_minutes: float = Field(20.0, gt=0, description="time between looks at the validation data")
     valid_dialogues: int = Field(50, ge=1)

@@ -29,6 +29,7 @@ from trainer.loss import sparse_head_loss
 from trainer.model import TrainingModel, base_tokenizer, resolve_base
 from trainer.optimizer import Optimizer, clip, schedule
 from trainer.tokenizer import train_tokenizer
+from trainer.track import Tracking
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class Run:
     device: torch.device
     place: Place = field(default_factory=Place)
     is_stopping: bool = False
+    tracking: Tracking = field(default_factory=lambda: Tracking({}))
 
     @classmethod
     def prepare(cls, config: TrainConfig, folder: Path) -> Run:
@@ -100,6 +102,7 @@ class Run:
         optimizer = Optimizer(self.model.named_parameters().items(), self.config)
         self._resume(optimizer)
         self._record_environment()
+        self._start_tracking()
         previous = signal.signal(signal.SIGTERM, self._stop)
         try:
             with self._progress() as progress:
@@ -109,6 +112,7 @@ class Run:
             raise
         finally:
             signal.signal(signal.SIGTERM, previous)
+            self.tracking.end()
         return self.export()
 
     def _loop(self, optimizer: Optimizer, progress: Progress) -> None:
@@ -196,6 +200,13 @@ class Run:
     def _write_log(self, entry: dict[str, Any]) -> None:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+        self.tracking.log(entry)
+
+    def _start_tracking(self) -> None:
+        config = self.config.model_dump(mode="json", exclude_none=True)
+        self.tracking = Tracking.start(
+            self.config.track, self.folder, name=self.config.name, config=config, step=self.place.step
+        )
 
     def _save(self, optimizer: Optimizer) -> None:
         """Write `last/` whole or not at all."""
