@@ -1,19 +1,21 @@
 """Attention over ragged batches: the rows of many sequences side by side in one forward pass, each with its own cache.
 
-Registered with `transformers` under the name `ATTENTION`; a `Step` travels with the forward pass as a keyword argument.
+Our own networks call `Step.attend`. For those of `transformers` it is registered under the name `ATTENTION`; there the
+step travels with the forward pass as a keyword argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from worker.engine.cache import SlotCache
+from worker.engine.cache import KVCache
 
 ATTENTION = "personabot"
 # What some models pass that this attention does not know: leaving it out would give wrong results quietly.
@@ -26,96 +28,114 @@ class UnsupportedModel(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The rows of one sequence in the batch: `num_rows` from `offset`, at positions from `start` in slot `slot`."""
+    """Tokens of one sequence in the batch: `num_tokens` from `offset`, at positions from `start` in cache row `row`."""
 
     offset: int
-    num_rows: int
-    slot: int
+    num_tokens: int
+    row: int
     start: int
 
     @property
     def end(self) -> int:
-        """The position after the last row."""
-        return self.start + self.num_rows
+        """The position after the last token."""
+        return self.start + self.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Single tokens of sequences in neighbouring cache rows: they share a product, padded to the longest."""
+
+    offset: int
+    first_row: int
+    ends: tuple[int, ...]
+    mask: Tensor | None
+
+    @property
+    def tokens(self) -> slice:
+        """Where they lie in the batch."""
+        return slice(self.offset, self.offset + len(self.ends))
+
+    @property
+    def rows(self) -> slice:
+        """The rows of the cache."""
+        return slice(self.first_row, self.first_row + len(self.ends))
 
 
 class Step:
-    """Where the rows of one forward pass belong: single rows first, ordered by slot, then the longer spans."""
+    """Where the tokens of one forward pass belong: single ones first, ordered by cache row, then the longer spans."""
 
-    def __init__(self, spans: Sequence[Span], *, slots: Tensor, positions: Tensor, cache: SlotCache) -> None:
-        self.slots = slots
-        self.positions = positions
+    def __init__(self, spans: Sequence[Span], *, rows: Tensor, positions: Tensor, cache: KVCache) -> None:
         self.cache = cache
         self.num_layers_seen = 0
-        self._singles = [span for span in spans if span.num_rows == 1]
-        self._long = [span for span in spans if span.num_rows > 1]
-        cache.reserve(num_slots=max(s.slot for s in spans) + 1, num_tokens=max(s.end for s in spans))
-        if self._singles:
-            self._prepare_singles()
-        self._future = [self._future_of(span) for span in self._long]
+        self._rows, self._positions = rows, positions
+        cache.reserve(num_rows=max(s.row for s in spans) + 1, num_tokens=max(s.end for s in spans))
+        self._groups = [
+            Group(group[0].offset, group[0].row, ends, _past_end(ends, rows.device))
+            for group in _neighbours([span for span in spans if span.num_tokens == 1])
+            for ends in [tuple(span.end for span in group)]
+        ]
+        self._spans = [(span, _future(span, rows.device)) for span in spans if span.num_tokens > 1]
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Cache key and value (K, T, D) and let query (H, T, D) attend; returns (T, H, D)."""
+    def attend(self, layer: int, query: Tensor, kv: Tensor, scaling: float) -> Tensor:
+        """Cache kv (T, 2, K, D) and let query (T, H, D) attend; returns (T, H * D)."""
         self.num_layers_seen += 1
-        keys, values = self.cache.write(layer, self.slots, self.positions, key.transpose(0, 1), value.transpose(0, 1))
-        num_heads, num_rows = query.shape[:2]
-        query = query.to(keys.dtype) * scaling
-        mixed = torch.empty((num_rows, num_heads, values.shape[-1]), dtype=keys.dtype, device=keys.device)
-        num_singles = len(self._singles)
-        if num_singles:
-            mixed[:num_singles] = self._attend_singles(query[:, :num_singles], keys, values)
-        for span, future in zip(self._long, self._future, strict=True):
-            rows = slice(span.offset, span.offset + span.num_rows)
-            mixed[rows] = _attend_span(
-                query[:, rows], keys[span.slot, :, : span.end], values[span.slot, :, : span.end], future
-            )
-        return mixed
-
-    def _prepare_singles(self) -> None:
-        slots = [span.slot for span in self._singles]
-        self._num_slots = max(slots) + 1
-        self._num_tokens = max(span.end for span in self._singles)
-        self._has_holes = slots != list(range(self._num_slots))
-        lengths = [1] * self._num_slots
-        for span in self._singles:
-            lengths[span.slot] = span.end
-        columns = torch.arange(self._num_tokens, device=self.slots.device)
-        is_past_end = columns >= torch.tensor(lengths, device=self.slots.device)[:, None]
-        self._past_end = is_past_end[:, None, None, :]  # (S, 1, 1, L)
-
-    def _attend_singles(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """One row each: a padded product over the slots in use. query (H, n, D) → (n, H, D)."""
-        num_heads, num_rows, width = query.shape
-        num_kv = keys.shape[1]
-        rows = query.transpose(0, 1).reshape(num_rows, num_kv, num_heads // num_kv, width)
-        slots = self.slots[:num_rows]
-        if self._has_holes:
-            rows = rows.new_zeros((self._num_slots, *rows.shape[1:])).index_copy_(0, slots, rows)
-        used = (slice(self._num_slots), slice(None), slice(self._num_tokens))
-        scores = torch.matmul(rows, keys[used].transpose(-1, -2)).masked_fill(self._past_end, float("-inf"))
-        mixed = torch.matmul(_softmax(scores), values[used])  # (S, K, G, D)
-        if self._has_holes:
-            mixed = mixed[slots]
-        return mixed.reshape(num_rows, num_heads, -1)
-
-    def _future_of(self, span: Span) -> Tensor:
-        """What the rows of `span` may not see: (num_rows, end), True after each row's own position."""
-        own = torch.arange(span.start, span.end, device=self.slots.device)
-        return torch.arange(span.end, device=self.slots.device) > own[:, None]
+        held = self.cache.write(layer, self._rows, self._positions, kv)
+        query = query.to(held.dtype)
+        mixed = [_attend_group(query[group.tokens], held, group, scaling) for group in self._groups]
+        mixed += [_attend_span(query, held, span, future, scaling) for span, future in self._spans]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
 
 
-def _attend_span(query: Tensor, keys: Tensor, values: Tensor, future: Tensor) -> Tensor:
-    """Many rows of one sequence. query (H, n, D), keys and values (K, L, D) → (n, H, D)."""
-    num_heads, num_rows, width = query.shape
-    num_kv = keys.shape[0]
-    rows = query.reshape(num_kv, -1, width)  # heads that share a key lie next to each other
-    scores = torch.matmul(rows, keys.transpose(-1, -2)).view(num_kv, -1, num_rows, keys.shape[1])
-    weights = _softmax(scores.masked_fill(future, float("-inf"))).view(num_kv, -1, keys.shape[1])
-    return torch.matmul(weights, values).view(num_heads, num_rows, -1).transpose(0, 1)
+def _neighbours(spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """Part spans, ordered by row, where a row is missing."""
+    group: list[Span] = []
+    for span in spans:
+        if group and span.row != group[-1].row + 1:
+            yield group
+            group = []
+        group.append(span)
+    if group:
+        yield group
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
+def _past_end(ends: Sequence[int], device: torch.device) -> Tensor | None:
+    """What to add to the scores of sequences with these ends (S, 1, 1, L): -inf past the end; None if all are even."""
+    longest = max(ends)
+    if min(ends) == longest:
+        return None
+    is_past = torch.arange(longest, device=device) >= torch.tensor(ends, device=device)[:, None]
+    return _forbidding(is_past)[:, None, None]
+
+
+def _future(span: Span, device: torch.device) -> Tensor:
+    """What to add to the scores of `span`'s tokens, (num_tokens, end): -inf after each one's own position."""
+    own = torch.arange(span.start, span.end, device=device)
+    return _forbidding(torch.arange(span.end, device=device) > own[:, None])
+
+
+def _forbidding(is_forbidden: Tensor) -> Tensor:
+    return torch.zeros(is_forbidden.shape, device=is_forbidden.device).masked_fill_(is_forbidden, float("-inf"))
+
+
+def _attend_group(query: Tensor, held: Tensor, group: Group, scaling: float) -> Tensor:
+    """One token of each sequence: query (S, H, D) → (S, H * D). Heads that share a key are the rows of one product."""
+    num_kv = held.shape[2]
+    keys, values = held[group.rows, :, :, : max(group.ends)].unbind(1)
+    grouped = query.view(len(query), num_kv, -1, query.shape[-1])  # (S, K, G, D)
+    return _mix(grouped, keys, values, group.mask, scaling).reshape(len(query), -1)
+
+
+def _attend_span(query: Tensor, held: Tensor, span: Span, future: Tensor, scaling: float) -> Tensor:
+    """Many tokens of one sequence: query (T, H, D) → (num_tokens, H * D)."""
+    keys, values = held[span.row, :, None, :, : span.end].unbind(0)  # (1, K, L, D)
+    own = query[span.offset : span.offset + span.num_tokens].transpose(0, 1)[None]  # (1, H, n, D)
+    mixed = _mix(own, keys, values, future, scaling, enable_gqa=own.shape[1] != keys.shape[1])
+    return mixed[0].transpose(0, 1).reshape(span.num_tokens, -1)
+
+
+def _mix(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scaling: float, **options: bool) -> Tensor:
+    mask = None if mask is None else mask.to(query.dtype)
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scaling, **options)
 
 
 def ragged_attention(
@@ -135,15 +155,16 @@ def ragged_attention(
     sliding_window = options.get("sliding_window")
     if sliding_window is not None and sliding_window < step.cache.max_num_tokens:
         raise UnsupportedModel(f"the model's attention slides over {sliding_window} tokens")
+    if key.shape != value.shape:
+        raise UnsupportedModel("the model's keys and values differ in width")
     scaling = options.get("scaling")
     mixed = step.attend(
         int(module.layer_idx),  # type: ignore[arg-type]
-        query[0],
-        key[0],
-        value[0],
+        query[0].transpose(0, 1),
+        torch.stack((key[0], value[0])).permute(2, 0, 1, 3),
         query.shape[-1] ** -0.5 if scaling is None else scaling,
     )
-    return mixed[None].to(query.dtype), None
+    return mixed.view(1, -1, query.shape[1], query.shape[3]).to(query.dtype), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, ragged_attention)

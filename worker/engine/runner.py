@@ -1,4 +1,4 @@
-"""Turns chunks of sequences into the scores of their next tokens. Owns the model and its caches; knows no queues.
+"""Turns chunks of sequences into the scores of their next tokens. Owns the networks and their caches; knows no queues.
 
 `RaggedRunner` computes all chunks in one forward pass. `SequentialRunner` is for models whose attention it can't
 replace: one forward pass per chunk, with the model's own cache.
@@ -6,7 +6,6 @@ replace: one forward pass per chunk, with the model's own cache.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -16,28 +15,32 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from worker.engine.attention import ATTENTION, Span, Step, UnsupportedModel
-from worker.engine.cache import SlotCache
+from worker.engine.cache import KVCache
+from worker.engine.models import Network, network_for
+from worker.engine.models.general import General, accepts
+from worker.engine.models.general import vocabulary_size as vocabulary_size
+from worker.engine.prefix import MAX_SAVED_BYTES, PrefixCounts, PrefixMemory
 from worker.engine.request import Chunk, Request
 from worker.engine.request import Sequence as Running
 
 log = structlog.get_logger(__name__)
 
 MAX_WINDOW = 2048
-# Covered by tests; any other family has to agree with its own forward pass before it is trusted.
-PROVEN_TYPES = frozenset({"gpt2", "llama"})
 
 
 class Runner(Protocol):
     """Computes chunks."""
 
+    prefix_counts: PrefixCounts
+
     @property
     def vocabulary_size(self) -> int: ...
 
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Compute `chunks` and return the scores (n, V) after those that are the last of their sequence, in order."""
-
     def attach(self, slot: int, ids: Sequence[int]) -> int:
         """Make `slot` ready for a sequence that begins with `ids`; return how many of them it holds (< len(ids))."""
+
+    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Compute `chunks` and return the scores (n, V) after those that are the last of their sequence, in order."""
 
     def release(self, slot: int, ids: Sequence[int]) -> None:
         """The sequence in `slot` has ended; what was computed of it are `ids`."""
@@ -49,75 +52,97 @@ def model_window(model: PreTrainedModel) -> int:
     return min(getattr(config, "max_position_embeddings", None) or MAX_WINDOW, MAX_WINDOW)
 
 
-def make_runner(model: PreTrainedModel, *, max_num_seqs: int, window: int) -> Runner:
-    """Return the fastest runner that computes what the model computes."""
+def make_runner(
+    model: PreTrainedModel,
+    *,
+    max_num_seqs: int,
+    window: int,
+    dtype: torch.dtype | None = None,
+    max_saved_bytes: int = MAX_SAVED_BYTES,
+) -> Runner:
+    """Return the fastest runner that computes what the model computes, with weights in `dtype` where it packs them."""
+    dtype = dtype or model.dtype
+
+    def ragged(network: Network) -> RaggedRunner:
+        return RaggedRunner(
+            network, device=model.device, max_num_seqs=max_num_seqs, window=window, max_saved_bytes=max_saved_bytes
+        )
+
+    own = network_for(model, dtype=dtype)
+    if own is not None:
+        return ragged(own)
+    family = model.config.model_type
+    if dtype is not model.dtype:
+        log.warning("this family has no packed weights", model=family, asked=str(dtype), used=str(model.dtype))
     before = model.config._attn_implementation
     try:
-        runner = RaggedRunner(model, max_num_seqs=max_num_seqs, window=window)
-        if model.config.model_type not in PROVEN_TYPES:
-            _check_agreement(model, runner, before)
+        runner = ragged(General(model))
+        _check_agreement(model, runner, before)
     except Exception as error:
-        log.warning(
-            "no batched runner for this model, one request at a time", model=model.config.model_type, why=str(error)
-        )
+        log.warning("no batched runner for this model, one request at a time", model=family, why=str(error))
         model.set_attn_implementation(before)
         return SequentialRunner(model)
     return runner
 
 
 class RaggedRunner:
-    """One forward pass over the rows of all chunks, without padding."""
+    """One forward pass over the tokens of all chunks, without padding."""
 
-    def __init__(self, model: PreTrainedModel, *, max_num_seqs: int, window: int) -> None:
-        model.set_attn_implementation(ATTENTION)
-        self._model = model
-        self._device = model.device
-        # A CPU multiplies single rows much faster in fp32, whatever the weights are.
-        dtype = torch.float32 if self._device.type == "cpu" else None
-        self._cache = SlotCache(max_num_slots=max_num_seqs, max_num_tokens=window, dtype=dtype)
-        self._can_choose_logits = _accepts(model, "logits_to_keep")
+    def __init__(
+        self,
+        network: Network,
+        *,
+        device: torch.device,
+        max_num_seqs: int,
+        window: int,
+        max_saved_bytes: int = MAX_SAVED_BYTES,
+    ) -> None:
+        self._network = network
+        self._device = device
+        # A CPU attends with single queries much faster in fp32, whatever the weights are.
+        dtype = torch.float32 if device.type == "cpu" else None
+        self._cache = KVCache(max_num_rows=max_num_seqs, max_num_tokens=window, dtype=dtype)
+        self._memory = PrefixMemory(self._cache, num_rows=max_num_seqs, max_saved_bytes=max_saved_bytes)
+        self.prefix_counts = self._memory.counts
 
     @property
     def vocabulary_size(self) -> int:
         """The number of scores per token."""
-        return vocabulary_size(self._model)
+        return self._network.vocabulary_size
+
+    @torch.inference_mode()
+    def attach(self, slot: int, ids: Sequence[int]) -> int:
+        """Take over or copy what is known of `ids`, from sequences that ended or run."""
+        return self._memory.attach(slot, ids)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
         """Compute `chunks` together."""
-        order = sorted(chunks, key=lambda c: (c.num_tokens > 1, c.sequence.slot))
-        spans, ends, offset = [], {}, 0
-        for chunk in order:
-            assert chunk.sequence.slot is not None
-            spans.append(Span(offset, chunk.num_tokens, chunk.sequence.slot, chunk.start))
-            offset += chunk.num_tokens
-            ends[id(chunk)] = offset - 1
-        rows = torch.tensor(
+        placed = [(chunk.num_tokens > 1, self._memory.row_of(_slot(chunk)), chunk) for chunk in chunks]
+        spans: list[Span] = []
+        ids: list[int] = []
+        ends: dict[int, int] = {}
+        for _, row, chunk in sorted(placed, key=lambda item: item[:2]):
+            spans.append(Span(len(ids), chunk.num_tokens, row, chunk.start))
+            ids += chunk.ids
+            ends[id(chunk)] = len(ids) - 1
+        columns = torch.tensor(
             [
-                [token for chunk in order for token in chunk.ids],
+                ids,
                 [position for span in spans for position in range(span.start, span.end)],
-                [span.slot for span in spans for _ in range(span.num_rows)],
+                [span.row for span in spans for _ in range(span.num_tokens)],
             ]
         ).to(self._device, non_blocking=True)
-        last = [ends[id(chunk)] for chunk in chunks if chunk.is_last]
-        step = Step(spans, slots=rows[2], positions=rows[1], cache=self._cache)
-        logits = self._logits(rows[0], rows[1], torch.tensor(last, dtype=torch.long, device=self._device), step)
-        if not step.num_layers_seen:
-            raise UnsupportedModel("the model does not use the attention interface of transformers")
-        return logits
-
-    def attach(self, slot: int, ids: Sequence[int]) -> int:
-        """Nothing is there: every sequence is computed from its beginning."""
-        return 0
+        last = torch.tensor([ends[id(chunk)] for chunk in chunks if chunk.is_last], dtype=torch.long)
+        step = Step(spans, rows=columns[2], positions=columns[1], cache=self._cache)
+        logits = self._network(columns[0], columns[1], last.to(self._device, non_blocking=True), step)
+        for chunk in chunks:
+            self._memory.computed(_slot(chunk), chunk.sequence.ids, chunk.end)
+        return logits.float()
 
     def release(self, slot: int, ids: Sequence[int]) -> None:
-        """Nothing to forget: the next sequence writes over it."""
-
-    def _logits(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> Tensor:
-        options: dict[str, Any] = {"logits_to_keep": last} if self._can_choose_logits else {}
-        output = self._model(input_ids=ids[None], position_ids=positions[None], use_cache=False, step=step, **options)
-        logits: Tensor = output.logits[0]
-        return (logits if self._can_choose_logits else logits[last]).float()
+        """Keep what was computed, until the row is needed."""
+        self._memory.release(slot, ids)
 
 
 class SequentialRunner:
@@ -126,7 +151,8 @@ class SequentialRunner:
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._states: dict[int, tuple[Any, int]] = {}
-        self._options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
+        self._options = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+        self.prefix_counts = PrefixCounts()
 
     @property
     def vocabulary_size(self) -> int:
@@ -149,8 +175,7 @@ class SequentialRunner:
         self._states.pop(slot, None)
 
     def _run_one(self, chunk: Chunk) -> Tensor:
-        assert chunk.sequence.slot is not None
-        state, num_cached = self._states.pop(chunk.sequence.slot, (None, 0))
+        state, num_cached = self._states.pop(_slot(chunk), (None, 0))
         options = dict(self._options)
         if state is not None and num_cached == chunk.start:
             options["past_key_values"] = state
@@ -160,18 +185,14 @@ class SequentialRunner:
         output = self._model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=True, **options)
         state = getattr(output, "past_key_values", None)
         if state is not None:
-            self._states[chunk.sequence.slot] = state, chunk.end
+            self._states[_slot(chunk)] = state, chunk.end
         row: Tensor = output.logits[0, -1].float()
         return row
 
 
-def _accepts(model: PreTrainedModel, name: str) -> bool:
-    return name in inspect.signature(model.forward).parameters
-
-
-def vocabulary_size(model: PreTrainedModel) -> int:
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    return int(head.weight.shape[0])
+def _slot(chunk: Chunk) -> int:
+    assert chunk.sequence.slot is not None
+    return chunk.sequence.slot
 
 
 @torch.inference_mode()
@@ -185,6 +206,8 @@ def _check_agreement(model: PreTrainedModel, runner: RaggedRunner, attention: st
     rows = [*runner.run([Chunk(first, 3), Chunk(second, 4)])]  # ends the first prompt, all but one of the second
     second.num_cached_tokens = 4
     rows += [*runner.run([Chunk(second, 1)])]
+    for slot in (0, 1):
+        runner.release(slot, ())
     model.set_attn_implementation(attention)
     for sequence, row in zip((first, second), rows, strict=True):
         own = model(input_ids=torch.tensor([sequence.ids], device=model.device)).logits[0, -1].float()

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from tests.helpers.tiny_families import FAMILIES, VOCABULARY_SIZE, WINDOW, prompts, seeded, tiny_gpt2
-from worker.engine.cache import SlotCache
+from worker.engine.cache import KVCache
 from worker.engine.request import Chunk, Request
 from worker.engine.request import Sequence as Running
 from worker.engine.runner import RaggedRunner, Runner, SequentialRunner, make_runner, model_window
@@ -109,7 +109,7 @@ def test_a_sequential_runner_recovers_from_a_failed_step() -> None:
 @pytest.mark.parametrize("make", FAMILIES.values(), ids=FAMILIES)
 def test_ragged_batches_score_like_each_sequence_alone(make: type) -> None:
     model = make()
-    runner = RaggedRunner(model, max_num_seqs=8, window=WINDOW)
+    runner = make_runner(model, max_num_seqs=8, window=WINDOW)
     first, second, third = (running(slot, ids) for slot, ids in zip((5, 0, 2), prompts(70, 3, 20), strict=True))
     advance(runner, (first, 30))
     advance(runner, (second, 3), (first, 40), (third, 6))
@@ -122,7 +122,7 @@ def test_ragged_batches_score_like_each_sequence_alone(make: type) -> None:
 
 def test_a_slot_that_is_used_again_forgets_the_one_before() -> None:
     model = tiny_gpt2()
-    runner = RaggedRunner(model, max_num_seqs=1, window=WINDOW)
+    runner = make_runner(model, max_num_seqs=1, window=WINDOW)
     long, short = prompts(100, 4)
     advance(runner, (running(0, long), 100))
     [row] = advance(runner, (running(0, short), 4))
@@ -132,7 +132,7 @@ def test_a_slot_that_is_used_again_forgets_the_one_before() -> None:
 def test_low_precision_weights_score_nearly_the_same() -> None:
     model = tiny_gpt2().to(torch.bfloat16)
     [ids] = prompts(50)
-    [row] = advance(RaggedRunner(model, max_num_seqs=1, window=WINDOW), (running(0, ids), 50))
+    [row] = advance(make_runner(model, max_num_seqs=1, window=WINDOW), (running(0, ids), 50))
     assert row.dtype is torch.float32
     torch.testing.assert_close(row, own_scores(model, ids).float(), atol=0.2, rtol=0.1)
 
@@ -143,14 +143,13 @@ def test_the_window_is_what_the_model_has_positions_for() -> None:
 
 
 def test_the_cache_grows_with_what_it_holds() -> None:
-    cache = SlotCache(max_num_slots=8, max_num_tokens=512)
-    rows = torch.ones(1, 2, 4)
-    cache.reserve(num_slots=1, num_tokens=10)
-    keys, _ = cache.write(0, torch.tensor([0]), torch.tensor([9]), rows, rows)
-    assert keys.shape == (1, 2, 64, 4)
-    cache.reserve(num_slots=3, num_tokens=100)
-    keys, values = cache.write(0, torch.tensor([2]), torch.tensor([99]), rows, rows)
-    assert keys.shape == (3, 2, 128, 4)
-    assert keys[0, :, 9].eq(1).all()
-    assert values.sum() == 16
+    cache = KVCache(max_num_rows=8, max_num_tokens=512)
+    kv = torch.ones(1, 2, 2, 4)
+    cache.reserve(num_rows=1, num_tokens=10)
+    assert cache.write(0, torch.tensor([0]), torch.tensor([9]), kv).shape == (1, 2, 2, 64, 4)
+    cache.reserve(num_rows=3, num_tokens=100)
+    layer = cache.write(0, torch.tensor([2]), torch.tensor([99]), kv)
+    assert layer.shape == (3, 2, 2, 128, 4)
+    assert layer[0, :, :, 9].eq(1).all()
+    assert layer.sum() == 32
     assert cache.num_bytes == 2 * 3 * 2 * 128 * 4 * 4

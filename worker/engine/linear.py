@@ -1,0 +1,92 @@
+"""Products with a model's weights, packed once for the hardware. Knows no model and no cache.
+
+On a CPU the weights are laid out as oneDNN wants them: a product of 16 rows took 15 ms instead of 40 in float32 and 6
+instead of 10 in bfloat16 (the layers of GPT-2 124M, two cores). The ops are those that torch's own compiler emits.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Rows that oneDNN expects when it chooses the layout; more and fewer work as well.
+EXPECTED_ROWS = 16
+LARGEST = 127.0  # of a symmetric int8
+
+
+class Linear(Protocol):
+    """A matrix and a bias."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return rows (T, in) times the matrix plus the bias: (T, out), in the dtype of `rows`."""
+
+
+class PlainLinear:
+    """Weights as torch holds them, (out, in): for every device."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Multiply in the dtype of the weights."""
+        return F.linear(rows.to(self._weight.dtype), self._weight, self._bias).to(rows.dtype)
+
+
+class PackedLinear:
+    """Weights (out, in) in float32 or bfloat16, in oneDNN's blocks."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._dtype = weight.dtype
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), EXPECTED_ROWS)
+        self._bias = bias
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Multiply in the dtype of the weights."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows.to(self._dtype), self._weight, self._bias, "none", [], "")
+        return out.to(rows.dtype)
+
+
+class Int8Linear:
+    """Weights (out, in) in 8 bits with a scale per output; each row is rounded to 8 bits with a scale of its own.
+
+    So a row's result does not depend on its neighbours, as it would with one scale for all rows.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        weight = weight.float()
+        self._scales = weight.abs().amax(1).clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
+        self._weight = torch.ops.onednn.qlinear_prepack((weight / self._scales[:, None]).round_().to(torch.int8), None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._bias = None if bias is None else bias.float()
+        # oneDNN is only fast with unsigned rows: 0 becomes 128; the half makes cutting off a rounding.
+        self._middle = torch.tensor(128.5)
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Round the rows, multiply in integers, scale back. `rows` are float32."""
+        largest = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
+        rounded = torch.addcmul(self._middle, rows, LARGEST / largest).to(torch.uint8)
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, 128, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        scales = largest.div_(LARGEST)
+        return out.mul_(scales) if self._bias is None else torch.addcmul(self._bias, out, scales)
+
+
+def pack(weight: Tensor, bias: Tensor | None = None, *, dtype: torch.dtype) -> Linear:
+    """Return weight (out, in) and bias (out,) as the fastest `Linear` in `dtype` that its device has."""
+    if weight.device.type == "cpu" and dtype is torch.int8:
+        return Int8Linear(weight, bias)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    if weight.device.type == "cpu" and is_packable(dtype):
+        return PackedLinear(weight, bias)
+    return PlainLinear(weight.contiguous(), bias)
+
+
+def is_packable(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN, and oneDNN computes with `dtype` here."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype is torch.float32 or (dtype is torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
