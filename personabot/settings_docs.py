@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from personas.persona import GenerationSettings
-from personas.settings import CUSTOMARY, ENVIRONMENT_ONLY, PREFIX, Settings
+from personas.settings import CUSTOMARY, ENVIRONMENT_ONLY, PREFIX, SECTIONS, Settings
 
 INTRODUCTION = """\
 # Settings
@@ -42,13 +42,17 @@ def table() -> str:
     customary = {field: name for name, field in CUSTOMARY.items()}
     rows = []
     for name, field in Settings.model_fields.items():
-        if name == "generation":
+        if name in SECTIONS:
             continue
         variable = customary.get(name, PREFIX + name.upper())
         rows.append(_row(name, variable, _default(field), field.description or ""))
     for name, field in GenerationSettings.model_fields.items():
         variable = f"{PREFIX}GENERATION__{name.upper()}"
         rows.append(_row(f"generation.{name}", variable, "the model's", _meaning(field)))
+    for section in (name for name in SECTIONS if name != "generation"):
+        for name, field in SECTIONS[section].model_fields.items():
+            variable = f"{PREFIX}{section.upper()}__{name.upper()}"
+            rows.append(_row(f"{section}.{name}", variable, _default(field), field.description or ""))
     for variable, meaning in ENVIRONMENT_ONLY.items():
         rows.append(_row("", variable, "", meaning))
     return INTRODUCTION + "\n".join(rows) + "\n"

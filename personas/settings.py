@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from personas.errors import SettingsError
+from personas.limits import DataLimits, GateLimits
 from personas.persona import GenerationSettings
 
 PREFIX = "PERSONABOT_"
@@ -32,6 +33,12 @@ CUSTOMARY = {"DISCORD_TOKEN": "discord_token", "TELEGRAM_TOKEN": "telegram_token
 ENVIRONMENT_ONLY = {
     "PERSONABOT_CONFIG": "the settings file to read instead of `./personabot.toml`",
     "PERSONABOT_BASES_DIR": "where converted base models are kept (shared by all data folders)",
+}
+# Settings that are tables of their own, as [generation] is.
+SECTIONS: dict[str, type[BaseModel]] = {
+    "generation": GenerationSettings,
+    "gate": GateLimits,
+    "training_data": DataLimits,
 }
 
 
@@ -91,11 +98,20 @@ class Settings(BaseSettings):
     )
     max_upload_mb: int = Field(100, ge=1, description="largest training file that is taken from a chat, in MB")
     training_threads: int = Field(0, ge=0, description="CPU threads that train; 0: half of the cores")
+    training_niceness: int = Field(10, ge=0, le=19, description="how far a training stands back for others; 0: not")
     training_memory_gb: float = Field(
         0.0, ge=0, description="memory a training may use; 0: four fifths of what is free"
     )
     training_hours: float = Field(24.0, gt=0, description="computing time a training may take, in hours")
     training_free_disk_gb: float = Field(1.0, ge=0, description="disk space that a training must leave free, in GB")
+    model_memory_gb: float = Field(
+        0.0, ge=0, description="memory that loaded models may take together; 0: half of what is free at the start"
+    )
+    checkpoint_remote: str = Field(
+        "", repr=False, description="an fsspec URL whose current checkpoints this machine's worker follows"
+    )
+    gate: GateLimits = Field(GateLimits(), description="what a retrained model has to keep to")
+    training_data: DataLimits = Field(DataLimits(), description="what retraining data have to keep to")
     generation: GenerationSettings = Field(
         GenerationSettings(),
         description="sampling defaults over those of the checkpoint, e.g. `generation.top_p`",
@@ -125,8 +141,9 @@ class Settings(BaseSettings):
         for name in ("discord_token", "telegram_token"):
             if name in data:
                 data[name] = "(set)"
-        if self.redis_url:
-            data["redis_url"] = re.sub(r"//[^@/]*@", "//***@", self.redis_url)
+        for name in ("redis_url", "checkpoint_remote"):
+            if name in data:
+                data[name] = re.sub(r"//[^@/]*@", "//***@", data[name])
         return data
 
     @classmethod
@@ -188,7 +205,7 @@ def _read_file() -> dict[str, Any]:
 
 def _unknown_in_environment() -> list[str]:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | set(ENVIRONMENT_ONLY)
-    nested = PREFIX + "GENERATION__"
+    nested = tuple(f"{PREFIX}{section.upper()}__" for section in SECTIONS)
     return [
         f"environment: {name} is not a setting{_closest(name, known)}"
         for name in sorted(os.environ)
@@ -201,7 +218,7 @@ def _problem(entry: dict[str, Any], flags: dict[str, Any]) -> str:
     path = [str(part).lower() for part in entry["loc"]]
     place, key = _place_of(path, flags)
     if entry["type"] == "extra_forbidden":
-        siblings = GenerationSettings.model_fields if path[0] == "generation" and path[1:] else Settings.model_fields
+        siblings = SECTIONS[path[0]].model_fields if path[0] in SECTIONS and path[1:] else Settings.model_fields
         return f"{place}: {key} is not a setting{_closest(path[-1], set(siblings))}"
     return f"{place}: {key}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
 
