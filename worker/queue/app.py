@@ -17,6 +17,7 @@ from worker.queue.server import redis_url
 
 TRAINING_QUEUE: Final = "training"
 REPLY_TASK: Final = "worker.tasks.reply"
+LOOK_TASK: Final = "worker.training.look"
 # Longer than a task holds on to a conversation (`tasks.MAX_TASK_S`) plus one reply: an unacknowledged task that is
 # older runs again. It then finds its fence stale; the claim's lease is what answers for a dead worker.
 VISIBILITY_TIMEOUT_S: Final = 120
@@ -78,6 +79,11 @@ def send_reply_task(app: Celery, conversation: Conversation, fence: int) -> None
         retry=True,
         retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2},
     )
+
+
+def send_look_task(app: Celery) -> None:
+    """Tell a training worker that there is something to do; if this gets lost, it finds out by itself in seconds."""
+    app.send_task(LOOK_TASK, queue=TRAINING_QUEUE, ignore_result=True, retry=False)
 
 
 app = make_app()

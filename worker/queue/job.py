@@ -12,7 +12,10 @@ from personas.conversation import Conversation
 
 
 class State(StrEnum):
-    """A job's life: checking, proposed (waits for a confirmation), queued, training, judging, and one of four ends."""
+    """A job's life: checking, proposed (waits for a confirmation), queued, training, judging, and an end.
+
+    A comparison of two checkpoints trains nothing: it goes from checking to compared.
+    """
 
     CHECKING = "checking"
     PROPOSED = "proposed"
@@ -23,6 +26,7 @@ class State(StrEnum):
     REFUSED = "refused"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    COMPARED = "compared"
 
     @property
     def is_over(self) -> bool:
@@ -30,8 +34,13 @@ class State(StrEnum):
         return self in ENDS
 
 
-ENDS: Final = frozenset({State.PROMOTED, State.REFUSED, State.FAILED, State.CANCELLED})
-RUNNING: Final = frozenset({State.TRAINING, State.JUDGING})
+ENDS: Final = frozenset({State.PROMOTED, State.REFUSED, State.FAILED, State.CANCELLED, State.COMPARED})
+# What people choose from; `trainer.recipes` says what each does.
+RECIPES: Final = {
+    "quick": "one pass over the data, to try things out",
+    "standard": "three passes: for a data set of some thousand dialogues",
+    "voice": "six passes over the bot's side alone: for one character's way of speaking",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +48,15 @@ class Order:
     """What an administrator asked for, and where to tell them about it.
 
     `data` is a file below the data folder; `base` a checkpoint or model, "" for the current one; `persona` is set for
-    a voice of its own; `is_forced` promotes whatever the gate says, and is on record.
+    a voice of its own; `is_forced` promotes whatever the gate says, and is on record. With `other`, `base` and `other`
+    are to be compared, and nothing is trained.
     """
 
     name: str
     data: str
     recipe: str
     base: str = ""
+    other: str = ""
     persona: str = ""
     by: str = ""
     by_name: str = ""

@@ -96,7 +96,8 @@ if state ~= 'training' and state ~= 'judging' then
   redis.call('HSET', 'job:' .. id, 'beat_until', 0)
   if redis.call('GET', device) == id then redis.call('DEL', device) end
 end
-if state == 'promoted' or state == 'refused' or state == 'failed' or state == 'cancelled' then close(id) end
+local ends = { promoted = 1, refused = 1, failed = 1, cancelled = 1, compared = 1 }
+if ends[state] then close(id) end
 return 1
 """
 )
