@@ -109,12 +109,9 @@ def swap_figures(right: Score, other: Score, none: Score) -> dict[str, float]:
 
 def _examples(dialogue: Dialogue, layout: Layout, max_tokens: int, score: Score) -> list[Example]:
     examples = layout.examples_of(dialogue.facts, dialogue.turns, max_tokens=max_tokens)
-    texts = [text for role, text in merged(dialogue.turns) if role is Role.BOT]
-    num_scored = sum(part is Part.STOP for example in examples for part in example.parts)
-    if num_scored != len(texts):  # a turn longer than the window; `examples_of` leaves it out
-        room = max_tokens - len(layout.prefix(dialogue.facts))
-        score.num_turns_left_out += len(texts) - num_scored
-        texts = [text for text in texts if len(layout.block(Role.BOT, text).ids) <= room]
+    texts = [text for example in examples for text in example.texts]
+    num_turns = sum(role is Role.BOT for role, _ in merged(dialogue.turns))
+    score.num_turns_left_out += num_turns - len(texts)  # longer than the window
     score.num_words += sum(len(text.split()) for text in texts)
     score.num_bytes += sum(len(text.encode()) for text in texts)
     score.num_dialogues += 1

@@ -59,7 +59,7 @@ class Measurements:
         return score_dialogues(
             dialogues,
             loaded.layout,
-            hidden_states(loaded.model),
+            hidden_states(loaded.model, loaded.layout),
             loaded.model.get_output_embeddings().weight,  # type: ignore[no-untyped-call]
             max_tokens=loaded.window,
             device=loaded.device,

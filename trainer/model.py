@@ -5,6 +5,7 @@ Owns building, the training forward pass and saving. Knows nothing of data or sc
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from personas.checkpoint import Description, write_description
-from personas.layout import PERSONA_TOKENS, Layout
+from personas.errors import LayoutError
+from personas.layout import Layout
 from personas.persona import GenerationSettings
 from trainer.config import Lora, ScratchModel
-from worker.bases import HUB_IDS, base_folder
+from trainer.layouts import resolve_base
 
 # Every linear layer of the Llama and GPT-2 families; peft takes those that exist.
 LINEAR_NAMES = (
@@ -55,18 +57,25 @@ def matmul_attention(
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, matmul_attention)
 
 
-def resolve_base(base: str) -> str:
-    """Turn a base's name, folder or hub id into what `from_pretrained` takes."""
-    return str(base_folder(base)) if base in HUB_IDS else base
+def token_types(model: PreTrainedModel, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
+    """Return what else the trunk takes beside ids (B, T): their token types, where the layout has them."""
+    rows = [layout.token_types(row) for row in ids.tolist()]
+    if not rows or rows[0] is None:
+        return {}
+    if "token_type_ids" not in inspect.signature(model.base_model.forward).parameters:
+        kind = model.config.model_type
+        raise LayoutError(f"layout {layout.name}: {kind} takes no token types. Train a GPT-2, or use another layout.")
+    return {"token_type_ids": torch.tensor(rows, device=ids.device)}
 
 
-def hidden_states(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+def hidden_states(model: PreTrainedModel, layout: Layout) -> Callable[[Tensor], Tensor]:
     """Return the trunk of a loaded model as a function for scoring: right-padded ids (B, T) → states (B, T, H)."""
     if model.device.type == "cpu":
         model.set_attn_implementation(ATTENTION)
 
     def run(ids: Tensor) -> Tensor:
-        states: Tensor = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        types = token_types(model, layout, ids)
+        states: Tensor = model.base_model(input_ids=ids, use_cache=False, **types).last_hidden_state
         return states
 
     return run
@@ -75,8 +84,11 @@ def hidden_states(model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
 class TrainingModel:
     """A causal LM whose trunk and head are called apart, so that only labelled positions meet the vocabulary."""
 
-    def __init__(self, model: PreTrainedModel, *, description: Description, adapter: Any = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, layout: Layout, *, description: Description, adapter: Any = None
+    ) -> None:
         self.model = model
+        self.layout = layout
         self.adapter = adapter
         self.description = description
         if next(model.parameters()).device.type == "cpu":
@@ -99,7 +111,7 @@ class TrainingModel:
             embd_pdrop=shape.dropout,
             attn_pdrop=shape.dropout,
         )
-        return cls(GPT2LMHeadModel(config), description=Description(kind="full", generation=generation))
+        return cls(GPT2LMHeadModel(config), layout, description=Description(kind="full", generation=generation))
 
     @classmethod
     def from_base(
@@ -111,9 +123,10 @@ class TrainingModel:
         if layout.vocabulary_size > model.config.vocab_size:
             model.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
         if lora is None:
-            return cls(model, description=Description(kind="full", generation=generation))
+            return cls(model, layout, description=Description(kind="full", generation=generation))
         adapter = _with_adapter(model, lora)
-        return cls(model, description=Description(kind="adapter", base=base, generation=generation), adapter=adapter)
+        description = Description(kind="adapter", base=base, generation=generation)
+        return cls(model, layout, description=description, adapter=adapter)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""
@@ -125,8 +138,9 @@ class TrainingModel:
 
     def hidden(self, ids: Tensor, *, dtype: torch.dtype) -> Tensor:
         """Run the trunk over right-padded rows: (B, T) → (B, T, H)."""
+        types = token_types(self.model, self.layout, ids)
         with torch.autocast(ids.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            states: Tensor = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            states: Tensor = self.model.base_model(input_ids=ids, use_cache=False, **types).last_hidden_state
         return states.to(dtype)
 
     @property
@@ -146,9 +160,9 @@ class TrainingModel:
             for name, value in state.items():
                 own[name].copy_(value)
 
-    def save(self, folder: Path, layout: Layout) -> None:
+    def save(self, folder: Path) -> None:
         """Write weights, configuration, layout and description; fp16, which these weights lose nothing by."""
-        layout.write(folder)
+        self.layout.write(folder)
         if self.adapter is not None:
             self._save_adapter(folder)
         else:
@@ -192,13 +206,3 @@ def _with_adapter(model: PreTrainedModel, lora: Lora) -> Any:
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return adapter
-
-
-def base_tokenizer(base: str) -> str:
-    """Return the `tokenizer.json` of a base with the persona layout's tokens added where they are missing."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(resolve_base(base)).backend_tokenizer
-    tokenizer.add_special_tokens([token for token in PERSONA_TOKENS if tokenizer.token_to_id(token) is None])
-    text: str = tokenizer.to_str()
-    return text

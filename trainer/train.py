@@ -19,16 +19,16 @@ import tomli_w
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from personas.layout import ChatLayout, Layout, Part, PersonaLayout
+from personas.layout import Layout, Part
 from trainer.card import record
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import Batch, Corpus, Stream
 from trainer.evaluate import padded, score_dialogues
 from trainer.formats import data_files
+from trainer.layouts import build_layout
 from trainer.loss import sparse_head_loss
-from trainer.model import TrainingModel, base_tokenizer, resolve_base
+from trainer.model import TrainingModel
 from trainer.optimizer import Optimizer, clip, schedule
-from trainer.tokenizer import train_tokenizer
 from trainer.track import Tracking
 
 log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class Run:
         torch.manual_seed(config.seed)
         folder.mkdir(parents=True, exist_ok=True)
         corpora = [Corpus.read(source) for source in config.data]
-        layout = _layout(config, corpora, folder)
+        layout = build_layout(config, corpora, folder)
         device = torch.device(
             ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
         )
@@ -257,7 +257,7 @@ class Run:
         scratch, final = self.folder / ".checkpoint", self.folder / "checkpoint"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        self.model.save(scratch, self.layout)
+        self.model.save(scratch)
         shutil.copy(self.folder / "train.toml", scratch / "train.toml")
         figures = {
             "steps": self.place.step,
@@ -303,20 +303,3 @@ def environment(config: TrainConfig) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
         "data_sha256": data,
     }
-
-
-def _layout(config: TrainConfig, corpora: list[Corpus], folder: Path) -> Layout:
-    """Build the layout, training its tokenizer where the model starts from nothing."""
-    if config.layout == "chat":
-        if config.base is None:
-            raise ConfigError("layout: chat needs a base with a chat template; from scratch, use persona")
-        return ChatLayout(Path(resolve_base(config.base)), max_tokens=config.max_tokens)
-    kept = folder / "tokenizer.json"
-    if not kept.is_file():
-        text = (
-            base_tokenizer(config.base)
-            if config.base
-            else train_tokenizer((d for c in corpora for d in c.dialogues), vocabulary=config.scratch.vocabulary)
-        )
-        kept.write_text(text, encoding="utf-8")
-    return PersonaLayout(folder, max_tokens=config.max_tokens)

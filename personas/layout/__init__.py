@@ -4,7 +4,9 @@ Pure functions over a tokenizer; knows nothing of models, Redis or platforms:
 
 - `persona`: `<bos> facts (<speaker2> user <eos> | <speaker1> bot <eos>)*`, speakers by role, no token types;
 - `chat`: the base model's own chat template, with the facts as the system message;
-- `dialogpt`: turns joined by the end-of-text token, for base models as they are published.
+- `convai`: TransferTransfo's, with a token type for every token;
+- `dialogpt`: turns joined by the end-of-text token, for base models as they are published;
+- `corpus`: plain text of one voice.
 
 Text that people wrote is never parsed as markup: it goes through a tokenizer in which special tokens are plain text.
 """
@@ -15,10 +17,14 @@ import json
 from pathlib import Path
 
 from personas.errors import LayoutError
-from personas.layout.base import LAYOUT_FILE, Block, Example, Layout, Part, Prompt, first_kept, merged
+from personas.layout.base import LAYOUT_FILE, Layout
 from personas.layout.chat import TEMPLATE_FILE, ChatLayout
+from personas.layout.convai import ConvaiLayout
+from personas.layout.corpus import CorpusLayout
 from personas.layout.dialogpt import DialogptLayout
 from personas.layout.persona import PERSONA_TOKENS, PersonaLayout
+from personas.layout.shapes import Block, Example, Part, Prompt, Span
+from personas.layout.turns import first_kept, merged
 
 __all__ = [
     "LAYOUTS",
@@ -27,19 +33,25 @@ __all__ = [
     "TEMPLATE_FILE",
     "Block",
     "ChatLayout",
+    "ConvaiLayout",
+    "CorpusLayout",
     "DialogptLayout",
     "Example",
     "Layout",
     "Part",
     "PersonaLayout",
     "Prompt",
+    "Span",
     "first_kept",
     "layout_for_hf_folder",
     "load_layout",
     "merged",
 ]
 
-LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in (PersonaLayout, ChatLayout, DialogptLayout)}
+# The layouts that the tokenizer of a plain folder can speak for, the most telling first.
+RECOGNISED: tuple[type[Layout], ...] = (PersonaLayout, ChatLayout, DialogptLayout)
+_ALL: tuple[type[Layout], ...] = (*RECOGNISED, ConvaiLayout, CorpusLayout)
+LAYOUTS: dict[str, type[Layout]] = {layout.name: layout for layout in _ALL}
 
 
 def load_layout(folder: Path) -> Layout:
@@ -60,11 +72,21 @@ def load_layout(folder: Path) -> Layout:
 
 
 def layout_for_hf_folder(folder: Path, *, max_tokens: int) -> Layout:
-    """Choose the layout of a plain Hugging Face folder: our tokens, else a chat template, else an end-of-text token."""
+    """Choose the layout of a plain Hugging Face folder: our tokens, else a chat template, else an end-of-text token.
+
+    TransferTransfo's checkpoints have the tokens of `persona`, and two heads: that is how they are told apart.
+    """
     reasons = []
-    for layout in LAYOUTS.values():
+    for layout in (ConvaiLayout,) if _has_two_heads(folder) else RECOGNISED:
         try:
             return layout(folder, max_tokens=max_tokens)
         except LayoutError as error:
             reasons.append(str(error))
-    raise LayoutError(f"{folder}: none of the layouts {', '.join(LAYOUTS)} fits. " + "; ".join(reasons))
+    raise LayoutError(
+        f"{folder}: none of the layouts {', '.join(layout.name for layout in RECOGNISED)} fits. " + "; ".join(reasons)
+    )
+
+
+def _has_two_heads(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and "DoubleHeadsModel" in config.read_text(encoding="utf-8")

@@ -6,55 +6,30 @@ import itertools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from personas.conversation import Role, Turn
+from personas.layout.shapes import Block, Example, Part, Prompt, Span
+from personas.layout.turns import first_kept, merged, merged_counts, num_turns_before
 from personas.persona import ExampleTurn
 
 LAYOUT_FILE = "layout.json"
-MAX_NAME_CHARS = 32
-# Cutting down to three quarters at a time keeps the start of the prompt, and so a cached prefix, for many turns.
-KEPT_SHARE = 0.75
 # An over-long persona may take half of the window; what is left is for the dialogue.
 PERSONA_SHARE = 0.5
 
 
-class Part(IntEnum):
-    """What a token is for the loss: not predicted, the text of a turn, or the token that ends it."""
-
-    CONTEXT = 0
-    TEXT = 1
-    STOP = 2
-
-
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """Token ids that end where the reply begins, and what had to be left out to fit the window."""
+class _Placed:
+    """A merged turn, by its number, in the window of an example."""
 
-    ids: list[int]
-    num_dropped_turns: int = 0
-    num_dropped_facts: int = 0
-    is_last_turn_cut: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """One encoded turn: ids with the `Part` of each."""
-
-    ids: list[int]
-    parts: list[Part]
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """A training sequence: ids, and the `Part` that each plays (CONTEXT carries no loss)."""
-
-    ids: list[int]
-    parts: list[Part]
+    turn: int
+    role: Role
+    text: str
+    block: Block
+    is_target: bool
 
 
 class Layout(ABC):
@@ -97,6 +72,14 @@ class Layout(ABC):
     def block(self, role: Role, text: str) -> Block:
         """Encode one turn with its speaker mark and its end."""
 
+    def target(self, role: Role, text: str) -> Block:
+        """Encode one turn that is to be learnt, with the token that ends it."""
+        return self.block(role, text)
+
+    def token_types(self, ids: Sequence[int]) -> list[int] | None:
+        """Return the token type of each id; None where the layout has none."""
+        return None
+
     @abstractmethod
     def reply_header(self) -> list[int]:
         """Encode what stands before the first token of a reply."""
@@ -138,7 +121,7 @@ class Layout(ABC):
         blocks = [self.block(role, text).ids for role, text in merged(turns)]
         room = budget - len(head)
         start = first_kept([len(ids) for ids in blocks], room)
-        num_dropped = _num_turns_before(turns, start)
+        num_dropped = num_turns_before(turns, start)
         tail = list(itertools.chain.from_iterable(blocks[start:]))
         is_cut = len(tail) > room
         if is_cut:
@@ -147,7 +130,8 @@ class Layout(ABC):
             shown = self._example_ids(examples)
             if not start and len(shown) + len(tail) <= room:
                 head = head + shown
-        return Prompt(head + tail + self.reply_header(), num_dropped, len(facts) - len(kept_facts), is_cut)
+        ids = head + tail + self.reply_header()
+        return Prompt(ids, num_dropped, len(facts) - len(kept_facts), is_cut, self.token_types(ids))
 
     def examples_of(
         self,
@@ -156,41 +140,88 @@ class Layout(ABC):
         *,
         max_tokens: int,
         roles: frozenset[Role] = frozenset({Role.BOT}),
+        untrained: frozenset[int] = frozenset(),
     ) -> list[Example]:
         """Encode a dialogue for training: every turn of `roles` is a target exactly once.
 
         A dialogue longer than `max_tokens` becomes several examples; each later one repeats the persona and
         the latest turns as context. A turn too long for the window is left out together with what precedes it.
+        `untrained` are indices of turns that are context whatever their role.
         """
         head = self.prefix(self._fitting_facts(facts, int(max_tokens * PERSONA_SHARE)))
         room = max_tokens - len(head)
         examples: list[Example] = []
-        window: list[Block] = []
+        window: list[_Placed] = []
         num_fresh = 0
-        for role, text in merged(turns):
-            block = self.block(role, text)
-            if role not in roles:
-                block = Block(block.ids, [Part.CONTEXT] * len(block.ids))
-            if len(block.ids) > room:
+        for placed in self._placed(turns, roles, untrained):
+            length = len(placed.block.ids)
+            if length > room:
                 examples += self._example(head, window, num_fresh)
                 window, num_fresh = [], 0
                 continue
-            if sum(len(b.ids) for b in window) + len(block.ids) > room:
+            if sum(len(entry.block.ids) for entry in window) + length > room:
                 examples += self._example(head, window, num_fresh)
-                lengths = [len(b.ids) for b in (*window, block)]
+                lengths = [len(entry.block.ids) for entry in (*window, placed)]
                 keep_from = first_kept(lengths, room, kept_share=0.5)
                 window, num_fresh = window[keep_from:], 0
-            window.append(block)
+            window.append(placed)
             num_fresh += 1
         return examples + self._example(head, window, num_fresh)
 
-    def _example(self, head: list[int], window: Sequence[Block], num_fresh: int) -> list[Example]:
+    def examples_per_reply(
+        self,
+        facts: Sequence[str],
+        turns: Sequence[Turn],
+        *,
+        max_tokens: int,
+        roles: frozenset[Role] = frozenset({Role.BOT}),
+        untrained: frozenset[int] = frozenset(),
+        max_history: int | None = None,
+    ) -> list[Example]:
+        """Encode every turn of `roles` as the only target of an example of its own, behind what fits before it.
+
+        `max_history` bounds the context to the last `2 * max_history + 1` turns, as TransferTransfo counts them.
+        A turn too long for the window is left out.
+        """
+        head = self.prefix(self._fitting_facts(facts, int(max_tokens * PERSONA_SHARE)))
+        examples: list[Example] = []
+        window: list[_Placed] = []
+        for placed in self._placed(turns, roles, untrained):
+            target = self.target(placed.role, placed.text)
+            room = max_tokens - len(head) - len(target.ids)
+            if placed.is_target and room >= 0:
+                before = window if max_history is None else window[-(2 * max_history + 1) :]
+                lengths = [len(entry.block.ids) for entry in before]
+                start = first_kept(lengths, room)
+                start += sum(lengths[start:]) > room  # the turn before is too long by itself
+                examples += self._example(head, [*before[start:], replace(placed, block=target)], 1)
+            window.append(placed)
+        return examples
+
+    def _placed(self, turns: Sequence[Turn], roles: frozenset[Role], untrained: frozenset[int]) -> Iterable[_Placed]:
+        start = 0
+        for number, ((role, text), count) in enumerate(zip(merged(turns), merged_counts(turns), strict=True)):
+            block = self.block(role, text)
+            is_target = role in roles and not untrained.issuperset(range(start, start + count))
+            if not is_target:
+                block = Block(block.ids, [Part.CONTEXT] * len(block.ids))
+            start += count
+            yield _Placed(number, role, text, block, is_target)
+
+    def _example(self, head: list[int], window: Sequence[_Placed], num_fresh: int) -> list[Example]:
         stale = len(window) - num_fresh
         ids, parts = list(head), [Part.CONTEXT] * len(head)
-        for index, block in enumerate(window):
+        texts: list[str] = []
+        replies: list[Span] = []
+        for index, placed in enumerate(window):
+            block = placed.block
+            if index >= stale and placed.role is Role.BOT and Part.STOP in block.parts:
+                first = next(i for i, part in enumerate(block.parts) if part is not Part.CONTEXT)
+                replies.append(Span(len(ids) + first, len(ids) + block.parts.index(Part.STOP), placed.turn))
+                texts.append(placed.text)
             ids += block.ids
             parts += block.parts if index >= stale else [Part.CONTEXT] * len(block.ids)
-        return [Example(ids, parts)] if any(parts) else []
+        return [Example(ids, parts, tuple(texts), tuple(replies))] if any(parts) else []
 
     def _fitting_facts(self, facts: Sequence[str], budget: int) -> list[str]:
         kept = [fact.strip() for fact in facts if fact.strip()]
@@ -219,37 +250,3 @@ class Layout(ABC):
         data = {"name": self.name, "version": self.version, "max_tokens": self.max_tokens}
         (folder / LAYOUT_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         (folder / "tokenizer.json").write_text(self._markup.to_str(pretty=False), encoding="utf-8")
-
-
-def merged(turns: Sequence[Turn]) -> Iterable[tuple[Role, str]]:
-    """Join each speaker's messages in a row with newlines; where several people talk, put their names first."""
-    people = {turn.author_id or turn.name for turn in turns if turn.role is Role.USER}
-    for (role, _), group in itertools.groupby(
-        turns, key=lambda t: (t.role, t.author_id if t.role is Role.USER else "")
-    ):
-        same = list(group)
-        text = "\n".join(turn.text.strip() for turn in same)
-        name = " ".join(same[0].name.split())[:MAX_NAME_CHARS].rstrip(": ")
-        yield role, f"{name}: {text}" if role is Role.USER and len(people) > 1 and name else text
-
-
-def first_kept(lengths: Sequence[int], budget: int, *, kept_share: float = KEPT_SHARE) -> int:
-    """Return the index of the first block to keep so that the kept ones fit `budget`; the last is always kept.
-
-    Blocks are counted as they came. On overflow the oldest go until `kept_share` of the budget is left, so the
-    answer stays the same for several turns, and with it the beginning of the prompt.
-    """
-    start = total = 0
-    for index, length in enumerate(lengths):
-        total += length
-        if total > budget:
-            while start < index and total > budget * kept_share:
-                total -= lengths[start]
-                start += 1
-    return start
-
-
-def _num_turns_before(turns: Sequence[Turn], num_blocks: int) -> int:
-    """Count the turns in the first `num_blocks` merged blocks."""
-    groups = itertools.groupby(turns, key=lambda t: (t.role, t.author_id if t.role is Role.USER else ""))
-    return sum(len(list(group)) for _, group in itertools.islice(groups, num_blocks))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from personas.conversation import Role
 from personas.errors import LayoutError
-from personas.layout.base import Block, Layout, Part
+from personas.layout.base import Layout
+from personas.layout.shapes import Block, Part
 
 TEMPLATE_FILE = "chat_template.jinja"
 

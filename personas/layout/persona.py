@@ -7,7 +7,8 @@ from pathlib import Path
 
 from personas.conversation import Role
 from personas.errors import LayoutError
-from personas.layout.base import Block, Layout, Part
+from personas.layout.base import Layout
+from personas.layout.shapes import Block, Part
 
 PERSONA_TOKENS = ("<pad>", "<bos>", "<eos>", "<speaker1>", "<speaker2>")
 

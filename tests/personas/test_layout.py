@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 
 from personas.conversation import Role, Turn
 from personas.errors import LayoutError
-from personas.layout import ChatLayout, Layout, Part, PersonaLayout, first_kept, load_layout, merged
+from personas.layout import ChatLayout, DialogptLayout, Layout, Part, PersonaLayout, first_kept, load_layout, merged
 from personas.persona import ExampleTurn
 from tests.helpers.layouts import CHATML, chat_layout, persona_layout, tokenizer_json
 
-LAYOUTS = {"persona": persona_layout(), "chat": chat_layout()}
+LAYOUTS: dict[str, Layout] = {
+    "persona": persona_layout(),
+    "chat": chat_layout(),
+    "dialogpt": DialogptLayout(tokenizer_json(), max_tokens=256),
+}
 FACTS = ("My name is Ada.", "I keep bees.")
 TALK = (Turn(Role.USER, "hello"), Turn(Role.BOT, "hi!"), Turn(Role.USER, "who are you?"))
 
@@ -141,6 +145,42 @@ def test_every_bot_turn_that_fits_is_a_target_exactly_once(name: str, turns: lis
     fitting = [layout.block(r, t).ids for r, t in merged(turns) if r is Role.BOT]
     assert all(len(example.ids) <= max_tokens for example in examples)
     assert sum(e.parts.count(Part.STOP) for e in examples) == sum(len(ids) <= room for ids in fitting)
+
+
+@settings(max_examples=40, deadline=None)
+@given(layouts, turns, st.integers(60, 120))
+def test_replies_stand_where_an_example_says(name: str, turns: list[Turn], max_tokens: int) -> None:
+    layout = LAYOUTS[name]
+    spoken = list(merged(turns))
+    for example in layout.examples_of(FACTS, turns, max_tokens=max_tokens):
+        assert len(example.texts) == len(example.replies)
+        for text, reply in zip(example.texts, example.replies, strict=True):
+            assert spoken[reply.turn] == (Role.BOT, text)
+            assert example.ids[reply.start : reply.stop] == layout.encode(text)
+            assert example.parts[reply.stop] is Part.STOP
+
+
+@pytest.mark.parametrize("name", sorted(LAYOUTS))
+def test_untrained_turns_are_only_context(name: str) -> None:
+    layout = LAYOUTS[name]
+    talk = [*TALK, Turn(Role.BOT, "I am Ada.")]
+    [example] = layout.examples_of(FACTS, talk, max_tokens=256, untrained=frozenset({1}))
+    [whole] = layout.examples_of(FACTS, talk, max_tokens=256)
+    assert example.ids == whole.ids
+    assert example.texts == ("I am Ada.",)
+    assert example.parts.count(Part.STOP) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(layouts, turns)
+def test_a_reply_by_itself_stands_behind_the_prompt_it_is_served_with(name: str, turns: list[Turn]) -> None:
+    layout = LAYOUTS[name]
+    talk = [*turns, Turn(Role.USER, "and?", author_id="1"), Turn(Role.BOT, "The bees are asleep.")]
+    *_, last = layout.examples_per_reply(FACTS, talk, max_tokens=4000)
+    prompt = layout.prompt(FACTS, talk[:-1], max_tokens=4000, reserve=10)
+    assert last.ids[: len(prompt.ids)] == prompt.ids
+    assert last.replies[0].start == len(prompt.ids)
+    assert last.texts == ("The bees are asleep.",)
 
 
 @settings(max_examples=60, deadline=None)

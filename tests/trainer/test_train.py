@@ -203,7 +203,7 @@ def test_scores_equal_transformers_own_loss(tmp_path: Path) -> None:
             expected += model(torch.tensor([example.ids]), labels=torch.tensor([labels])).loss.item() * count
             num_labels += count
     score = score_dialogues(
-        dialogues, layout, hidden_states(model), model.get_output_embeddings().weight, max_tokens=256
+        dialogues, layout, hidden_states(model, layout), model.get_output_embeddings().weight, max_tokens=256
     )
     bot_texts = [t.text for d in dialogues for t in d.turns if t.role == "bot"]
     assert score.num_tokens == num_labels
