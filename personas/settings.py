@@ -64,8 +64,8 @@ class Settings(BaseSettings):
     )
     model: str = Field("", description="checkpoint folder, Hugging Face folder or hub id; empty: the shipped default")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1, mps")
-    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="auto, float32, float16 or bfloat16"
+    dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = Field(
+        "auto", description="auto, float32, float16, bfloat16 or int8 (CPU)"
     )
     personas_dir: Path | None = Field(None, description="a folder with your own persona files beside the catalogue")
     default_persona: str = Field("", description="who speaks where nobody was chosen; empty: the catalogue's first")

@@ -8,7 +8,9 @@ import torch
 
 from personas.errors import SettingsError
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "int8": torch.int8}
+# Instructions that multiply bytes; without them int8 is slower than float32.
+INT8_FEATURES = ("amx_int8", "avx512_vnni", "avx_vnni")
 
 
 def choose_device(asked: str = "auto") -> tuple[torch.device, str]:
@@ -30,6 +32,8 @@ def choose_device(asked: str = "auto") -> tuple[torch.device, str]:
 
 def choose_dtype(device: torch.device, asked: str = "auto") -> tuple[torch.dtype, str]:
     """Return the number format and the reason: 16 bits where the hardware computes with them, else float32."""
+    if asked == "int8":
+        _check_int8(device)
     if asked != "auto":
         return DTYPES[asked], "asked for"
     if device.type == "cuda":
@@ -42,6 +46,21 @@ def choose_dtype(device: torch.device, asked: str = "auto") -> tuple[torch.dtype
     if native:
         return torch.bfloat16, f"this CPU computes with it ({native})"
     return torch.float32, f"this CPU ({platform.machine()}) has no bfloat16 instructions"
+
+
+def stored_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The format to load weights in: what is to be packed as int8 comes as float32."""
+    return torch.float32 if dtype is torch.int8 else dtype
+
+
+def _check_int8(device: torch.device) -> None:
+    if device.type != "cpu":
+        raise SettingsError(f"dtype: int8 is for CPUs, and the device is {device}. Use --dtype auto, or --device cpu.")
+    if not any(cpu_features().get(name) for name in INT8_FEATURES):
+        raise SettingsError(
+            f"dtype: int8 was asked for, but this CPU ({platform.machine()}) has none of {', '.join(INT8_FEATURES)}. "
+            "Use --dtype auto."
+        )
 
 
 def cpu_features() -> dict[str, bool | int | str]:

@@ -20,20 +20,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from personas.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from personas.errors import CheckpointError, LayoutError, PersonabotError
 from personas.layout import TEMPLATE_FILE, Layout, layout_for_hf_folder, load_layout
+from personas.registry import SHIPPED_FOLDER, Registry
 from worker.adapter import merge_adapter
 from worker.bases import HUB_IDS, base_folder, is_installed
-from worker.device import choose_device, choose_dtype
+from worker.device import choose_device, choose_dtype, stored_dtype
 from worker.engine.runner import model_window, vocabulary_size
 
 log = structlog.get_logger(__name__)
 
-SHIPPED_FOLDER = Path(__file__).parent.parent / "models"
 # The better one first; the second needs no base.
-SHIPPED = ("smollm2-persona", "starter")
+DEFAULTS = ("smollm2-persona", "starter")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 TOKENIZER_FILES = ("vocab.json", "tokenizer.model", "vocab.txt")
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a model is: a folder or a hub id. `reference` is NAME@VERSION for one of the registry's."""
+
+    name: str
+    place: Path | str
+    reference: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +66,28 @@ class LoadedModel:
         return self.layout.banned_ids | frozenset(range(self.layout.vocabulary_size, num_ids))
 
 
-def load_model(model: str = "", *, device: str = "auto", dtype: str = "auto") -> LoadedModel:
-    """Load a checkpoint or Hugging Face folder, a shipped model by its name, or a hub id; "" is the shipped default."""
+def load_model(
+    model: str | Found = "", *, device: str = "auto", dtype: str = "auto", registry: Registry | None = None
+) -> LoadedModel:
+    """Load what `find_model` finds, or has found; files of a registered version are checked first."""
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     chosen_device, device_reason = choose_device(device)
     chosen_dtype, dtype_reason = choose_dtype(chosen_device, dtype)
-    found = resolve_model(model)
-    folder = found if isinstance(found, Path) else _fetched(found)
+    found = model if isinstance(model, Found) else find_model(model, registry)
+    if found.reference and registry:
+        registry.verify(found.reference)
+    folder = found.place if isinstance(found.place, Path) else _fetched(found.place)
     checkpoint = read_checkpoint(folder) if is_checkpoint(folder) else None
-    network, layout = _load_ours(checkpoint, chosen_dtype) if checkpoint else _load_plain(folder)
+    network, layout = _load_ours(checkpoint, stored_dtype(chosen_dtype)) if checkpoint else _load_plain(folder)
     _check_vocabulary(folder, network, layout)
     network.train(False).requires_grad_(False)
-    cast(Any, network).to(device=chosen_device, dtype=chosen_dtype)
+    cast(Any, network).to(device=chosen_device, dtype=stored_dtype(chosen_dtype))
     loaded = LoadedModel(
         model=network,
         layout=layout,
         checkpoint=checkpoint,
-        name=found if isinstance(found, str) else folder.resolve().name,
+        name=found.name,
         digest=checkpoint.digest if checkpoint else _digest(folder),
         device=chosen_device,
         dtype=chosen_dtype,
@@ -92,6 +105,21 @@ def load_model(model: str = "", *, device: str = "auto", dtype: str = "auto") ->
     return loaded
 
 
+def find_model(model: str = "", registry: Registry | None = None) -> Found:
+    """Find a registered name or NAME@VERSION, a checkpoint or Hugging Face folder, a shipped model, or a hub id.
+
+    "" is what was chosen to be served, or else the shipped default; of a name, the version that is current. Raises
+    `CheckpointError`, `RegistryError`, or `CheckpointRefused` for what the gate refused.
+    """
+    if registry is not None:
+        wanted = model or registry.chosen() or _shipped_default().name
+        if registry.has(wanted):
+            version = registry.served(wanted)
+            return Found(version.name, version.folder, version.reference)
+    place = resolve_model(model)
+    return Found(place if isinstance(place, str) else place.resolve().name, place)
+
+
 def resolve_model(model: str = "") -> Path | str:
     """Return the folder of a model, or the hub id to fetch it by."""
     if not model:
@@ -107,7 +135,7 @@ def resolve_model(model: str = "") -> Path | str:
 
 
 def _shipped_default() -> Path:
-    for folder in (SHIPPED_FOLDER / name for name in SHIPPED):
+    for folder in (SHIPPED_FOLDER / name for name in DEFAULTS):
         if is_checkpoint(folder):
             checkpoint = read_checkpoint(folder)
             if checkpoint.base is None or checkpoint.base not in HUB_IDS or is_installed(checkpoint.base):

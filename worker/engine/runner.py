@@ -58,9 +58,13 @@ def make_runner(
     max_num_seqs: int,
     window: int,
     dtype: torch.dtype | None = None,
+    frees_weights: bool = False,
     max_saved_bytes: int = MAX_SAVED_BYTES,
 ) -> Runner:
-    """Return the fastest runner that computes what the model computes, with weights in `dtype` where it packs them."""
+    """Return the fastest runner that computes what the model computes, with weights in `dtype` where it packs them.
+
+    With `frees_weights` it keeps the packed weights only, and the model can't compute any more.
+    """
     dtype = dtype or model.dtype
 
     def ragged(network: Network) -> RaggedRunner:
@@ -70,7 +74,10 @@ def make_runner(
 
     own = network_for(model, dtype=dtype)
     if own is not None:
-        return ragged(own)
+        runner = ragged(own)
+        if frees_weights:
+            model.to("meta")
+        return runner
     family = model.config.model_type
     if dtype is not model.dtype:
         log.warning("this family has no packed weights", model=family, asked=str(dtype), used=str(model.dtype))
