@@ -29,7 +29,7 @@ from worker.engine.runner import model_window, vocabulary_size
 log = structlog.get_logger(__name__)
 
 # The better one first; the second needs no base.
-DEFAULTS = ("smollm2-persona", "starter")
+SHIPPED = ("smollm2-persona", "starter")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
 TOKENIZER_FILES = ("vocab.json", "tokenizer.model", "vocab.txt")
@@ -135,7 +135,7 @@ def resolve_model(model: str = "") -> Path | str:
 
 
 def _shipped_default() -> Path:
-    for folder in (SHIPPED_FOLDER / name for name in DEFAULTS):
+    for folder in (SHIPPED_FOLDER / name for name in SHIPPED):
         if is_checkpoint(folder):
             checkpoint = read_checkpoint(folder)
             if checkpoint.base is None or checkpoint.base not in HUB_IDS or is_installed(checkpoint.base):

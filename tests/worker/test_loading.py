@@ -18,11 +18,12 @@ from personas.checkpoint import Description, write_description
 from personas.conversation import Role, Turn
 from personas.errors import CheckpointError, LayoutError, SettingsError
 from personas.persona import GenerationSettings
+from personas.registry import Registry
 from tests.helpers.tiny_families import tiny_llama
 from tests.helpers.tiny_model import tiny_checkpoint
 from worker import loading
 from worker.device import choose_device, choose_dtype
-from worker.loading import load_model, resolve_model
+from worker.loading import Found, find_model, load_model, resolve_model
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +254,32 @@ def test_a_device_that_is_not_there_is_refused() -> None:
     with pytest.raises(SettingsError, match="cuda was asked for"):
         choose_device("cuda")
     assert choose_device()[0].type == "cpu"
+
+
+def test_a_registered_name_is_its_current_version(tiny: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "checkpoints")
+    first = registry.promote(registry.add(tiny, "ada").reference)
+    second = registry.add(tiny_checkpoint(tmp_path / "other", seed=1), "ada")
+    loaded = load_model("ada", device="cpu", registry=registry)
+    assert (loaded.name, loaded.digest) == ("ada", first.digest)
+    registry.promote(second.reference)
+    assert load_model("ada", device="cpu", registry=registry).digest == second.digest
+    assert load_model("ada@1", device="cpu", registry=registry).digest == first.digest
+
+
+def test_without_a_name_the_chosen_one_is_found_and_else_the_shipped_default(tiny: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "checkpoints")
+    assert find_model("", registry).reference.endswith("@shipped")
+    registry.promote(registry.add(tiny, "ada").reference)
+    registry.choose("ada")
+    assert find_model("", registry).reference == registry.version("ada").reference
+    assert find_model(str(tiny), registry) == Found("tiny", tiny)
+
+
+def test_a_registered_version_whose_files_were_changed_is_not_loaded(tiny: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "checkpoints")
+    version = registry.promote(registry.add(tiny, "ada").reference)
+    layout = version.folder / "layout.json"
+    layout.write_text(layout.read_text().replace('"version": 1', '"version": 9'))
+    with pytest.raises(CheckpointError, match=r"layout\.json differs from what was added"):
+        load_model("ada", registry=registry)
