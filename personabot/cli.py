@@ -188,6 +188,12 @@ def evaluate(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASSED_ON)
+def report(context: typer.Context) -> None:
+    """Show runs and checkpoints side by side: a page, curves, a table (see `personabot report --help`)."""
+    _pass_on(context, "trainer.evaluate_cli", "report")
+
+
+@app.command(context_settings=PASSED_ON)
 def personas(context: typer.Context) -> None:
     """List, show and check personas (see `personabot personas --help`)."""
     _pass_on(context, "personabot.personas_cli", "app")

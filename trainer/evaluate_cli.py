@@ -1,4 +1,4 @@
-"""`personabot evaluate`: which measurements a person asks for, and where the figures go. Measures nothing itself."""
+"""`personabot evaluate` and `report`: what a person asks for, and where the figures go. Measures nothing itself."""
 
 from __future__ import annotations
 
@@ -144,3 +144,14 @@ def _flat(figures: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield from _flat(value, f"{prefix}{key} · ")
         else:
             yield f"{prefix}{key}", value
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Runs, checkpoints, or folders of `evaluate --out`.")],
+    out: Annotated[Path, typer.Option(help="Write report.html, report.md and the curves here.")] = Path("report"),
+) -> None:
+    """Show runs and checkpoints side by side: one HTML page, curves as PNG, and a table for a README."""
+    from trainer.report import PAGE, write_report
+
+    sys.stdout.write(write_report(folders, out))
+    Console(stderr=True).print(f"Written: {out / PAGE}")
