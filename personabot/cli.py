@@ -42,6 +42,7 @@ EXTRAS = {
     "gguf": "worker",
     "fsspec": "worker",
     "numpy": "train",
+    "matplotlib": "train",
     "discord": "discord",
     "telegram": "telegram",
 }
@@ -51,12 +52,7 @@ ModelPath = Annotated[
     typer.Option("--model-path", help="Checkpoint folder, Hugging Face folder or hub id.", show_default=False),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
-Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.", show_default=False)]
-
-
-def _dashed(option: str) -> str:
-    """Let people write --top_p, as transformers spells it, for --top-p."""
-    return option.replace("_", "-")
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16 or int8.", show_default=False)]
 
 
 @app.callback(invoke_without_command=True)
@@ -94,50 +90,10 @@ def up(model_path: ModelPath = None, device: Device = None, dtype: Dtype = None)
     run_everything(load_settings(model=model_path, device=device, dtype=dtype))
 
 
-@app.command(context_settings={"token_normalize_func": _dashed})
-def chat(
-    persona: Annotated[str | None, typer.Option(help="Who speaks; see `personabot personas list`.")] = None,
-    model_path: ModelPath = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="Answer these prompts, one a line; - for stdin.")] = None,
-    is_continued: Annotated[bool, typer.Option("--continue", help="The prompts are one conversation.")] = False,
-    output_file: Annotated[Path | None, typer.Option(help="Write a transcript; JSON Lines if named .jsonl.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same replies.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Above 1 livelier, below 1 tamer.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this total share.")] = None,
-    top_k: Annotated[int | None, typer.Option(help="Sample from this many tokens; 0 for all.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1 discourages repetition.")] = None,
-    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="Never repeat so many tokens in a row.")] = None,
-    do_sample: Annotated[
-        bool | None, typer.Option("--do-sample/--no-do-sample", help="Sample, or take the likeliest token.")
-    ] = None,
-    max_length: Annotated[int | None, typer.Option(help="Prompt and reply together, in tokens.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="The longest reply, in tokens.")] = None,
-    min_new_tokens: Annotated[int | None, typer.Option(help="The shortest reply, in tokens.")] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-) -> None:
+@app.command(context_settings=PASSED_ON)
+def chat(context: typer.Context) -> None:
     """Talk to a persona in the terminal, through a pipe, or from a file of prompts."""
-    sampling = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "top_k": top_k,
-        "repetition_penalty": repetition_penalty,
-        "no_repeat_ngram_size": no_repeat_ngram_size,
-        "do_sample": do_sample,
-        "max_length": max_length,
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": min_new_tokens,
-        "seed": seed,
-    }
-    if is_continued and prompt_file is None:
-        raise typer.BadParameter("--continue needs --prompt-file")
-    from personas.settings import load_generation, load_settings
-
-    settings, generation = load_settings(model=model_path, device=device, dtype=dtype), load_generation(**sampling)
-    from personabot.chat_cmd import ChatOptions
-    from personabot.chat_cmd import chat as run
-
-    run(settings, ChatOptions(persona or "", prompt_file, output_file, is_continued, generation))
+    _pass_on(context, "personabot.chat_cli", "chat")
 
 
 @bot_app.command("discord")
@@ -167,18 +123,34 @@ def worker(
     device: Device = None,
     dtype: Dtype = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="How many replies are generated side by side.")] = None,
+    queues: Annotated[str, typer.Option(help="chat, or training: one worker serves one of them.")] = "chat",
 ) -> None:
-    """Run one worker: the process that owns the model and answers what is in the queue."""
+    """Run one worker: the process that owns the model and answers what is in the queue, or trains new ones."""
     from personas.settings import load_settings
 
+    modules = {"chat": "worker.process", "training": "trainer.training_worker"}
+    if queues not in modules:
+        raise typer.BadParameter(f"{queues!r}: expected chat or training", param_hint="--queues")
     settings = load_settings(model=model_path, device=device, dtype=dtype, max_num_seqs=max_num_seqs)
-    importlib.import_module("worker.process").run(settings)
+    importlib.import_module(modules[queues]).run(settings)
 
 
 @app.command(context_settings=PASSED_ON)
 def train(context: typer.Context) -> None:
     """Train or fine-tune a model on dialogue (see `personabot train --help`)."""
     _pass_on(context, "trainer.cli", "train")
+
+
+@app.command(context_settings=PASSED_ON, hidden=True)
+def retraining(context: typer.Context) -> None:
+    """One step of a training job; the training worker runs these in processes of their own."""
+    _pass_on(context, "trainer.retraining", "app")
+
+
+@app.command(context_settings=PASSED_ON)
+def inspect(context: typer.Context) -> None:
+    """Say what a data file holds and what would be trained on it (see `personabot inspect --help`)."""
+    _pass_on(context, "trainer.inspect_cli", "inspect")
 
 
 @app.command(context_settings=PASSED_ON)
@@ -246,7 +218,9 @@ def _pass_on(context: typer.Context, module: str, name: str) -> None:
     target = getattr(importlib.import_module(module), name)
     if not isinstance(target, typer.Typer):
         single = typer.Typer(pretty_exceptions_enable=False)
-        single.command(context_settings={"help_option_names": ["-h", "--help"]})(target)
+        # Let people write --top_p, as transformers spells it, for --top-p.
+        dashed: dict[str, Any] = {"token_normalize_func": lambda option: option.replace("_", "-")}
+        single.command(context_settings={"help_option_names": ["-h", "--help"], **dashed})(target)
         target = single
     get_command(target).main(args=list(context.args), prog_name=context.command_path)
 

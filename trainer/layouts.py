@@ -21,6 +21,21 @@ def resolve_base(base: str) -> str:
     return str(base_folder(base)) if base in HUB_IDS else base
 
 
+def layout_of(model: str) -> Layout:
+    """Return the layout a model is served with, without its weights; "" is the default model."""
+    from transformers import AutoConfig
+
+    from worker.engine.runner import MAX_WINDOW
+    from worker.loading import plain_layout, resolve_model
+
+    folder = resolve_model(model)
+    if isinstance(folder, Path) and is_checkpoint(folder):
+        return load_layout(folder)
+    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
+    window = min(getattr(config, "max_position_embeddings", None) or MAX_WINDOW, MAX_WINDOW)
+    return plain_layout(Path(folder), max_tokens=window)
+
+
 def build_layout(config: TrainConfig, corpora: Sequence[Corpus], folder: Path) -> Layout:
     """Return the run's layout, its `tokenizer.json` kept in `folder`; raise `ConfigError` where it cannot be."""
     if config.base and is_checkpoint(Path(config.base)):

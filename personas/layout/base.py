@@ -95,6 +95,11 @@ class Layout(ABC):
         decoded: str = self._markup.decode([i for i in ids if i not in drop], skip_special_tokens=False)
         return decoded.strip()
 
+    def spelled(self, ids: Iterable[int]) -> str:
+        """Decode ids with their markup, for people to look at."""
+        decoded: str = self._markup.decode(list(ids), skip_special_tokens=False)
+        return decoded
+
     @property
     def vocabulary_size(self) -> int:
         """The number of ids the tokenizer can produce."""
@@ -249,4 +254,9 @@ class Layout(ABC):
         """Write `layout.json` and `tokenizer.json`."""
         data = {"name": self.name, "version": self.version, "max_tokens": self.max_tokens}
         (folder / LAYOUT_FILE).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        (folder / "tokenizer.json").write_text(self._markup.to_str(pretty=False), encoding="utf-8")
+        (folder / "tokenizer.json").write_text(self.tokenizer_json(), encoding="utf-8")
+
+    def tokenizer_json(self) -> str:
+        """Return the tokenizer as the text of its file."""
+        text: str = self._markup.to_str(pretty=False)
+        return text

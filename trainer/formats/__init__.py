@@ -29,6 +29,7 @@ from trainer.formats.tables import read_csv, read_dialogpt, read_script
 
 __all__ = [
     "PARSERS",
+    "PROSE",
     "Choice",
     "DataError",
     "Dialogue",
