@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar
 import redis
 import structlog
 
-from bots.commands import Button, Response
+from bots.command import Button, Response
 from bots.lanes import Lanes
 from bots.services import Services, in_thread
 from bots.speech import Speech
@@ -74,8 +74,12 @@ class Platform(Protocol):
         """Send one message and return its id."""
         ...
 
-    async def edit(self, conversation: Conversation, message_id: str, text: str) -> None:
-        """Replace the text of a message."""
+    async def edit(self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = ()) -> None:
+        """Replace the text and the buttons of a message."""
+        ...
+
+    async def send_picture(self, conversation: Conversation, png: bytes, caption: str, *, nonce: str = "") -> str:
+        """Send a picture with a few words and return the message's id."""
         ...
 
     async def delete(self, conversation: Conversation, message_id: str) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 import redis
 import structlog
 
-from bots.commands import Response
+from bots.command import Response
 from bots.delivery import Delivery
 from bots.services import Services
 from bots.typing import Typing

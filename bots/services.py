@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import redis
 import redis.asyncio
 
+from bots.workshop import Workshop
 from personas.catalogue import Catalogue, UnknownPersona, load_catalogue
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import Persona
@@ -30,12 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything behind the adapter. `redis` is for the event loop, the store for threads."""
+    """Everything behind the adapter. `redis` is for the event loop, the store and the workshop for threads.
+
+    `admins` are the people who may retrain and switch models, each as platform:id.
+    """
 
     store: ConversationStore
     catalogue: Catalogue
     publisher: Publisher
     redis: redis.asyncio.Redis
+    workshop: Workshop
+    admins: frozenset[str] = frozenset()
     default_persona: str = ""
     reply_deadline_s: float = 120.0
 
@@ -47,6 +53,8 @@ class Services:
             catalogue=load_catalogue(settings.personas_dir),
             publisher=Publisher(url).start(),
             redis=connect_async(url),
+            workshop=Workshop.open(settings, url),
+            admins=settings.admin_ids,
             default_persona=settings.default_persona,
             reply_deadline_s=settings.reply_deadline_s,
         )

@@ -65,7 +65,7 @@ async def _deliver_when_ready(client: PersonaClient) -> None:
     """Deliver once servers and names are known; what was pending comes first."""
     await client.signed_in.wait()
     await client.wait_until_ready()
-    await client.delivery.run()
+    await first_to_end(client.delivery.run(), client.watch.run())
 
 
 async def _pause(error: Exception, pause_s: float) -> float:

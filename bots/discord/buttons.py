@@ -7,7 +7,7 @@ from typing import Any, Protocol, Self, cast
 
 import discord
 
-from bots.commands import Button
+from bots.command import Button
 from bots.delivery import Rows
 
 

@@ -21,7 +21,7 @@ from discord.http import Route
 
 from bots import commands
 from bots.addressed import is_addressed
-from bots.commands import Caller, Command, Response
+from bots.command import Command, Response
 from bots.delivery import Delivery
 from bots.discord import reading, slash
 from bots.discord.buttons import CommandButton
@@ -30,11 +30,13 @@ from bots.intake import Heard, Intake, notice_of_silence
 from bots.registration import register_once
 from bots.services import Services
 from bots.typing import Typing
+from bots.watch import Watch
 from personas.conversation import Conversation
 from worker.queue.outbox import Outbox
 
 log = structlog.get_logger(__name__)
 
+WATCH_EVERY_S: Final = 5.0  # edits of one message faster than that end in rate limits
 UNREADABLE: Final = (
     "I can't read a reply without its ping. Switch the ping on when you reply to me, or mention me by name."
 )
@@ -67,6 +69,7 @@ class PersonaClient(discord.AutoShardedClient):
         outbox = Outbox(services.redis, reading.PLATFORM)
         self.delivery = Delivery(services, outbox, self.platform, self.typing)
         self.typing.on_lapse = partial(notice_of_silence, services, self.delivery)
+        self.watch = Watch(services, self.platform, reading.PLATFORM, every_s=WATCH_EVERY_S)
         self._intake = Intake(services, self.typing)
         slash.add_commands(self.tree, services, self.called)
         self.add_dynamic_items(CommandButton)
@@ -115,10 +118,14 @@ class PersonaClient(discord.AutoShardedClient):
             self.delivery.say(conversation, Response(notice), reply_to=str(message.id) if is_group else "")
 
     async def called(
-        self, interaction: discord.Interaction[Any], command: Command, arguments: Mapping[str, str]
+        self,
+        interaction: discord.Interaction[Any],
+        command: Command,
+        arguments: Mapping[str, str],
+        file: discord.Attachment | None = None,
     ) -> None:
         """Run a command and answer the interaction."""
-        caller = _caller(interaction)
+        caller = replace(reading.caller_of(interaction), attachment=reading.attachment_of(file))
         conversation = caller.conversation
         running = commands.run(self._services, command, caller, arguments)
         response = await slash.answer(interaction, command, running, partial(self._texts, conversation))
@@ -145,15 +152,3 @@ class PersonaClient(discord.AutoShardedClient):
         await self.typing.close()
         await self.delivery.close()
         await super().close()
-
-
-def _caller(interaction: discord.Interaction[Any]) -> Caller:
-    is_group = interaction.guild_id is not None
-    return Caller(
-        reading.conversation_of(interaction.channel, interaction.channel_id or 0),
-        author_id=str(interaction.user.id),
-        author_name=interaction.user.display_name,
-        is_moderator=not is_group or interaction.permissions.manage_channels,
-        is_group=is_group,
-        call_id=str(interaction.id),
-    )

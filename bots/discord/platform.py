@@ -5,6 +5,7 @@ Owns what each of Discord's errors means for a delivery. discord.py itself waits
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -57,11 +58,19 @@ class DiscordPlatform:
             message = await channel.send(text, allowed_mentions=_NOBODY, **more)
         return str(message.id)
 
-    async def edit(self, conversation: Conversation, message_id: str, text: str) -> None:
-        """Replace the text of one of our messages."""
+    async def edit(self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = ()) -> None:
+        """Replace the text and the buttons of one of our messages."""
         message = self._channel(conversation).get_partial_message(int(message_id))
         with _errors(is_edit=True):
-            await message.edit(content=text, allowed_mentions=_NOBODY)
+            await message.edit(content=text, allowed_mentions=_NOBODY, view=view_of(buttons) if buttons else None)
+
+    async def send_picture(self, conversation: Conversation, png: bytes, caption: str, *, nonce: str = "") -> str:
+        """Send a picture with a few words and return the message's id."""
+        picture = discord.File(io.BytesIO(png), filename="picture.png")
+        more: dict[str, Any] = {"nonce": nonce[:MAX_NONCE_LENGTH]} if nonce else {}
+        with _errors():
+            message = await self._channel(conversation).send(caption, file=picture, allowed_mentions=_NOBODY, **more)
+        return str(message.id)
 
     async def delete(self, conversation: Conversation, message_id: str) -> None:
         """Remove one of our messages."""

@@ -1,16 +1,20 @@
-"""What a Discord message says and to whom: pure functions on discord.py's objects.
+"""What a Discord message or interaction says, to whom and from whom: functions on discord.py's objects.
 
 Decides nothing that `addressed` decides; sends nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import discord
 
 from bots.addressed import Sighting, without_discord_mention
+from bots.command import Attachment, Caller
+from bots.workshop import UnfitFile
 from personas.conversation import Conversation
 
 PLATFORM: Final = "discord"
@@ -27,6 +31,33 @@ def conversation_of(channel: object, channel_id: int) -> Conversation:
     if isinstance(channel, discord.Thread):
         return Conversation(PLATFORM, str(channel.parent_id), str(channel.id))
     return Conversation(PLATFORM, str(channel_id))
+
+
+def caller_of(interaction: discord.Interaction[Any]) -> Caller:
+    """Return who uses a command or presses a button, and where."""
+    is_group = interaction.guild_id is not None
+    return Caller(
+        conversation_of(interaction.channel, interaction.channel_id or 0),
+        author_id=str(interaction.user.id),
+        author_name=interaction.user.display_name,
+        is_moderator=not is_group or interaction.permissions.manage_channels,
+        is_group=is_group,
+        call_id=str(interaction.id),
+    )
+
+
+def attachment_of(file: discord.Attachment | None) -> Attachment | None:
+    """Return a file that came with a command."""
+    if file is None:
+        return None
+
+    async def save(path: Path, max_bytes: int) -> None:
+        data = await file.read()  # no larger than Discord said before, which is what the limit was held against
+        if len(data) > max_bytes:
+            raise UnfitFile("That file is larger than Discord said.")
+        await asyncio.to_thread(path.write_bytes, data)
+
+    return Attachment(file.filename, file.size, save)
 
 
 def sighting_of(message: discord.Message, me: discord.ClientUser) -> Sighting:

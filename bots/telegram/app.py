@@ -14,6 +14,7 @@ import telegram
 from telegram.error import Conflict, InvalidToken, RetryAfter, TelegramError
 from telegram.request import HTTPXRequest
 
+from bots.command import Permission
 from bots.commands import COMMANDS
 from bots.delivery import GRACE_S, Delivery
 from bots.errors import TokenMissing, TokenRefused
@@ -25,6 +26,7 @@ from bots.services import Services
 from bots.telegram.platform import TYPING_EVERY_S, TelegramPlatform, seconds_of
 from bots.telegram.updates import Updates, lane_of, settled
 from bots.typing import Typing
+from bots.watch import Watch
 from personas.settings import Settings
 from worker.queue.outbox import Outbox
 
@@ -36,6 +38,7 @@ BATCH_S: Final = 15.0  # how long a batch may hold up the next poll
 EMPTY_PAUSE_S: Final = 0.05
 MAX_PAUSE_S: Final = 30.0
 UPDATES: Final = ["message", "callback_query"]
+WATCH_EVERY_S: Final = 4.0
 _GROUP_HELP: Final = {"persona": "show who speaks, list everyone, or let another take over"}
 
 
@@ -57,9 +60,10 @@ async def serve(settings: Settings, services: Services, stop: asyncio.Event) -> 
     typing = Typing(platform.show_typing, every_s=TYPING_EVERY_S, longest_s=services.reply_deadline_s + 10)
     delivery = Delivery(services, outbox, platform, typing)
     typing.on_lapse = partial(notice_of_silence, services, delivery)
+    watch = Watch(services, platform, PLATFORM, every_s=WATCH_EVERY_S)
     poller = Poller(bot, Updates(bot, services, platform, delivery, typing))
     try:
-        await first_to_end(stop.wait(), delivery.run(), poller.run())
+        await first_to_end(stop.wait(), delivery.run(), poller.run(), watch.run())
     finally:
         await poller.close()
         await typing.close()
@@ -80,11 +84,11 @@ def make_bot(settings: Settings) -> telegram.Bot:
 
 
 def menu() -> list[telegram.BotCommand]:
-    """Return what Telegram's menu button lists; Telegram has no commands of two words."""
+    """Return what Telegram's menu button lists to everybody; Telegram has no commands of two words."""
     wanted: dict[str, telegram.BotCommand] = {}
     for command in COMMANDS:
         name = command.name.split()[0]
-        if command.is_listed and name not in wanted:
+        if command.is_listed and command.permission is not Permission.ADMIN and name not in wanted:
             wanted[name] = telegram.BotCommand(name, _GROUP_HELP.get(name, command.help))
     return list(wanted.values())
 

@@ -65,6 +65,19 @@ class TelegramPlatform:
                 link_preview_options=_NO_PREVIEW,
             )
 
+    async def send_picture(self, conversation: Conversation, png: bytes, caption: str, *, nonce: str = "") -> str:
+        """Send a picture with a few words and return the message's id."""
+        chat_id = int(conversation.place)
+        await self._pace.take(chat_id)
+        with self._errors(conversation):
+            message = await self._bot.send_photo(
+                chat_id,
+                telegram.InputFile(png, filename="picture.png"),
+                caption=caption,
+                message_thread_id=int(conversation.thread) if conversation.thread else None,
+            )
+        return str(message.message_id)
+
     async def delete(self, conversation: Conversation, message_id: str) -> None:
         """Remove one of our messages."""
         await self._pace.take(int(conversation.place))

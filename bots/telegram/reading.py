@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import telegram
 from telegram.constants import ChatType, MessageEntityType
 
 from bots.addressed import Sighting, utf16_span, without_spans
-from bots.commands import COMMANDS, Command, find
+from bots.command import Attachment, Command
+from bots.commands import COMMANDS, find
+from bots.workshop import UnfitFile
 from personas.conversation import Conversation
 
 PLATFORM: Final = "telegram"
 _COMMAND: Final = re.compile(r"/(?P<name>\w{1,32})(?:@(?P<bot>\w+))?(?:\s+(?P<rest>.*))?\s*", re.DOTALL | re.ASCII)
 _GROUPS: Final = frozenset(command.name.split()[0] for command in COMMANDS if " " in command.name)
-_SHOWN_FIRST: Final = "show"
+_SHOWN_FIRST: Final = {"persona": "show", "retrain": "help"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,53 @@ def read_call(text: str, username: str) -> Call | None:
     name, rest = match["name"].casefold(), (match["rest"] or "").strip()
     if name in _GROUPS:
         word, _, after = rest.partition(" ")
-        command = find(f"{name} {word.casefold() or _SHOWN_FIRST}")
+        command = find(f"{name} {word.casefold()}") if word else find(f"{name} {_SHOWN_FIRST.get(name, 'list')}")
         # "/persona Ada" can only mean one thing.
-        command, rest = (command, after.strip()) if command else (find(f"{name} set"), rest)
+        command, rest = (command, after.strip()) if command else (find(f"{name} set") or find(f"{name} help"), rest)
     else:
         command = find(name)
-    arguments = {command.options[0].name: rest} if command and command.options and rest else {}
+    arguments = read_arguments(command, rest) if command else {}
     return Call(name, command, arguments, names_us=bool(match["bot"]))
+
+
+def read_arguments(command: Command, rest: str) -> dict[str, str]:
+    """Return the options as typed: all of it for a command with one, name=value for one with several.
+
+    >>> read_arguments(find("retrain start"), "ada recipe=quick")
+    {'name': 'ada', 'recipe': 'quick'}
+    """
+    names = [option.name for option in command.options]
+    if len(names) <= 1:
+        return {names[0]: rest} if names and rest else {}
+    given: dict[str, str] = {}
+    for word in rest.split():
+        name, sign, value = word.partition("=")
+        if sign and name.casefold() in names:
+            given[name.casefold()] = value
+        elif free := [name for name in names if name not in given]:
+            given[free[0]] = word
+    return given
+
+
+def attachment_of(message: telegram.Message) -> Attachment | None:
+    """Return the file that a command came with, or that the message it replies to holds."""
+    replied = message.reply_to_message
+    document = message.document or (replied.document if replied else None)
+    if document is None:
+        return None
+
+    async def save(path: Path, max_bytes: int) -> None:
+        file = await document.get_file()
+        if (file.file_size or 0) > max_bytes:
+            raise UnfitFile("That file is larger than Telegram said.")
+        await file.download_to_drive(path)
+
+    return Attachment(document.file_name or "data", document.file_size or 0, save)
+
+
+def command_text(message: telegram.Message) -> str:
+    """Return where a command may stand: in the text, or in the words beside a file."""
+    return message.text or (message.caption if message.document else "") or ""
 
 
 def is_for_other_bot(text: str, username: str) -> bool:

@@ -17,7 +17,7 @@ from telegram.error import BadRequest, TelegramError
 
 from bots import commands
 from bots.addressed import is_addressed
-from bots.commands import Caller, Command, Response
+from bots.command import Caller, Command, Permission, Response
 from bots.delivery import Delivery, Moved, NotEditable, TryLater, Undeliverable
 from bots.intake import Heard, Intake
 from bots.services import Services, in_thread
@@ -68,7 +68,7 @@ class Updates:
         if sighting.is_by_program or sighting.is_service_note:
             return
         username = self._bot.username
-        call = reading.read_call(message.text or "", username)
+        call = reading.read_call(reading.command_text(message), username)
         if call is not None:
             if call.command is not None or call.names_us or sighting.is_private:
                 await self._called(message, call)
@@ -95,9 +95,17 @@ class Updates:
             return
         author_id, author_name = reading.author_of(message)
         is_moderator = not is_group or reading.is_anonymous_admin(message)
-        if not is_moderator and call.command.permission is commands.Permission.MODERATOR:
+        if not is_moderator and call.command.permission is Permission.MODERATOR:
             is_moderator = await self._is_moderator(message.chat.id, int(author_id))
-        caller = Caller(conversation, author_id, author_name, is_moderator, is_group, call_id=f"m{message.message_id}")
+        caller = Caller(
+            conversation,
+            author_id,
+            author_name,
+            is_moderator,
+            is_group,
+            call_id=f"m{message.message_id}",
+            attachment=reading.attachment_of(message),
+        )
         response = await self._run(call.command, caller, call.arguments)
         if not response.is_receipt:
             self._delivery.say(conversation, response, reply_to=reply_to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,6 @@ def worker(redis_server: str, catalogue: Catalogue) -> Iterator[Script]:
 async def services(redis_server: str, catalogue: Catalogue, tmp_path: Path) -> AsyncIterator[Services]:
     settings = Settings(data_dir=tmp_path, redis_url=redis_server, default_persona="Ada")
     opened = Services.open(settings, redis_server)
-    opened = Services(
-        opened.store, catalogue, opened.publisher, opened.redis, default_persona="Ada", reply_deadline_s=60
-    )
+    opened = replace(opened, catalogue=catalogue, reply_deadline_s=60)
     yield opened
     await opened.close()

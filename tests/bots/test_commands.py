@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bots import commands
-from bots.commands import COMMANDS, Caller, Permission, digest, find, pressed, run
+from bots.command import Button, Caller, Permission, Response
+from bots.commands import COMMANDS, MAX_SUGGESTIONS, find, pressed, run
+from bots.persona_commands import digest, suggest_personas
 from bots.services import Services
 from personas.catalogue import Catalogue
 from personas.conversation import Conversation, Role, Turn
@@ -17,7 +19,7 @@ MODERATOR = Caller(HERE, "7", "Ann", is_moderator=True, is_group=True, call_id="
 MEMBER = Caller(HERE, "8", "Ben", is_group=True, call_id="2")
 
 
-async def say(services: Services, name: str, caller: Caller = MODERATOR, /, **arguments: str) -> commands.Response:
+async def say(services: Services, name: str, caller: Caller = MODERATOR, /, **arguments: str) -> Response:
     command = find(name)
     assert command is not None
     return await run(services, command, caller, arguments)
@@ -30,7 +32,7 @@ def test_only_what_changes_the_conversation_for_all_needs_a_moderator() -> None:
 
 def test_every_button_fits_into_64_bytes_and_leads_back(many: Catalogue) -> None:
     for name in many.names():
-        data = commands.Button(name, "persona set", digest(name)).data
+        data = Button(name, "persona set", digest(name)).data
         assert len(data.encode()) <= 64
         command, arguments = pressed(data) or pytest.fail("not recognised")
         assert command.name == "persona set"
@@ -81,7 +83,7 @@ def many(tmp_path: Path) -> Catalogue:
 
 
 async def test_the_list_has_pages_and_at_most_25_buttons(services: Services, many: Catalogue) -> None:
-    crowded = Services(services.store, many, services.publisher, services.redis)
+    crowded = replace(services, catalogue=many)
     pages = [await say(crowded, "persona list", page=page) for page in ("", "2", "99")]
     assert [page.text.splitlines()[0] for page in pages] == [
         "Personas (1 of 3):",
@@ -92,4 +94,4 @@ async def test_the_list_has_pages_and_at_most_25_buttons(services: Services, man
         assert len(page.buttons) <= 5
         assert all(len(row) <= 5 for row in page.buttons)
     assert [button.label for button in pages[1].buttons[-1]][-2:] == ["◀", "▶"]
-    assert len(commands.suggest_personas(crowded, "")) == commands.MAX_SUGGESTIONS
+    assert len(suggest_personas(crowded, "")) == MAX_SUGGESTIONS

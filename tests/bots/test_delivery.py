@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import redis
 
 from bots import delivery as module
-from bots.commands import Response
+from bots.command import Response
 from bots.delivery import Delivery, Moved, NotEditable, TryLater, Undeliverable
 from bots.services import Services
 from bots.speech import Speech

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,7 @@ async def test_a_channel_that_is_gone_is_given_up_and_a_failing_server_is_tried_
 async def test_when_redis_is_away_the_person_is_told(services: Services, tmp_path: Path) -> None:
     url = "redis://127.0.0.1:1"
     away = Services.open(Settings(data_dir=tmp_path, redis_url=url), url)
-    lonely = Services(away.store, services.catalogue, away.publisher, away.redis, "Ada")
+    lonely = replace(away, catalogue=services.catalogue, default_persona="Ada")
     async with simcord.run(PersonaClient(lonely), settle_timeout=20, shard_count=1) as env:
         guild = env.create_guild()
         channel = guild.create_text_channel("general")

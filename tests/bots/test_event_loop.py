@@ -9,6 +9,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ async def test_the_loop_runs_on_while_redis_hangs_and_the_person_is_told(
     own_server: EmbeddedServer, catalogue: Catalogue, tmp_path: Path
 ) -> None:
     opened = Services.open(Settings(data_dir=tmp_path, redis_url=own_server.url), own_server.url)
-    services = Services(opened.store, catalogue, opened.publisher, opened.redis)
+    services = replace(opened, catalogue=catalogue)
     pid = int(connect(own_server.url).info("server")["process_id"])
     ticks = [time.monotonic()]
 

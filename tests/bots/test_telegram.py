@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -331,7 +332,7 @@ async def test_when_redis_is_away_the_person_is_told(
     ann = server.user("Ann")
     chat = server.private_chat(ann)
     away = Services.open(Settings(data_dir=tmp_path, redis_url="redis://127.0.0.1:1"), "redis://127.0.0.1:1")
-    lonely = Services(away.store, services.catalogue, away.publisher, away.redis, "Ada")
+    lonely = replace(away, catalogue=services.catalogue, default_persona="Ada")
     async with adapter(server, lonely, tmp_path):
         await server.say(chat, ann, "hello")
         await server.say(chat, ann, "/persona")
