@@ -1,0 +1,54 @@
+"""A training worker for tests, small data, and a tiny base: a retraining of seconds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.helpers.cli import environment
+from tests.helpers.tiny_model import TEXT
+
+NUM_DIALOGUES = 40
+# On a busy machine a training that stands back for everybody would not end within a test.
+OURS = {"PERSONABOT_TRAINING_THREADS": "1", "PERSONABOT_TRAINING_NICENESS": "0"}
+
+
+def write_data(path: Path, *, num_dialogues: int = NUM_DIALOGUES) -> Path:
+    """Write small dialogues, all different, that a tiny model can learn something from."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index in range(num_dialogues):
+        said = [TEXT[(index + turn) % len(TEXT)] for turn in range(4)]
+        turns = [{"s": 1 + turn % 2, "t": f"{text} number {index}"} for turn, text in enumerate(said)]
+        facts = [f"My name is Ada {index}.", "I write programs."]
+        lines.append(json.dumps({"p1": [], "p2": facts, "turns": turns, "licence": "CC0 1.0"}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def start_training_worker(url: str, home: Path, model: Path, **settings: str) -> subprocess.Popen[bytes]:
+    """Start `personabot worker --queues training` as an operator does."""
+    given = {"REDIS_URL": url, "PERSONABOT_MODEL": str(model), "PERSONABOT_DEVICE": "cpu", "PERSONABOT_LEASE_S": "1.5"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "personabot", "worker", "--queues", "training"],
+        env=environment(home, **{**given, **OURS, **settings}),
+    )
+
+
+@contextmanager
+def training_worker(url: str, home: Path, model: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a training worker until the block ends."""
+    process = start_training_worker(url, home, model, **settings)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()

@@ -1,0 +1,180 @@
+"""The dry run of a retraining: reads the data, says what is there and what a run would take, and trains nothing.
+
+What it decides is written into the job's folder: `data/` (the dialogues to train and to judge by), `config.toml` and
+`report.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+
+from personas.catalogue import load_catalogue
+from personas.checkpoint import sha256
+from personas.conversation import Role
+from personas.errors import PersonabotError
+from personas.layout import Layout
+from personas.lineage import Verdict
+from personas.settings import Settings
+from trainer.data_checks import check_data
+from trainer.formats import Dialogue, read_dialogues
+from trainer.general import general_set
+from trainer.measure import Measurements
+from trainer.recipes import Base, configuration
+from trainer.starting_point import find_base
+from worker.loading import load_model
+from worker.queue.job import Order
+
+HELD_OUT: Final = 20  # every so many-th dialogue judges the result instead of training it
+MAX_HELD_OUT: Final = 200
+SPEEDS_FILE: Final = "speeds.json"
+UNSTATED: Final = "not stated"
+
+
+class NothingToLearn(PersonabotError):
+    """A data set has too little in it to train on and to judge by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Dialogues to train with and to judge by; equal ones are on the same side. `num_left_out` had no turn to learn."""
+
+    train: tuple[Dialogue, ...]
+    valid: tuple[Dialogue, ...]
+    num_left_out: int
+
+
+def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
+    """Read the data of `order` and write into the job's `folder` what a run needs; return the report."""
+    path = settings.data_dir / order.data
+    dialogues = with_persona(list(read_dialogues(path)), order, settings)
+    parts = split(dialogues)
+    base, layout = find_base(settings, order.base)
+    verdict = data_verdict(dialogues, base, settings)
+    num_tokens = count_tokens(parts.train, layout)
+    (folder / "data").mkdir(exist_ok=True)
+    for name, group in (("train", parts.train), ("valid", parts.valid)):
+        write_dialogues(folder / "data" / f"{name}.jsonl", group)
+    config = configuration(
+        order.name,
+        order.recipe,
+        base,
+        train=folder / "data" / "train.jsonl",
+        valid=folder / "data" / "valid.jsonl",
+        num_tokens=num_tokens,
+        device=settings.device,
+    )
+    (folder / "config.toml").write_text(
+        tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8"
+    )
+    return {
+        "data": path.name,
+        "sha256": sha256(path),
+        "dialogues": len(dialogues),
+        "held_out": len(parts.valid),
+        "left_out": parts.num_left_out,
+        "turns": sum(len(dialogue.turns) for dialogue in dialogues),
+        "tokens": num_tokens,
+        "licence": licence_of(path),
+        "base": base.reference,
+        "train_tokens": config.train_tokens,
+        "seconds": estimated_seconds(settings, base, config.train_tokens),
+        "disk_bytes": disk_bytes(base),
+        "checks": [str(figure) for figure in verdict.figures],
+        "refusal": "; ".join(verdict.reasons),
+    }
+
+
+def data_verdict(dialogues: Sequence[Dialogue], base: Base, settings: Settings) -> Verdict:
+    """Return what the data checks say, the model that is trained further being asked as well."""
+
+    def bits_per_byte(some: Sequence[Dialogue]) -> float:
+        loaded = load_model(base.path, device=settings.device, dtype=settings.dtype)
+        return float(Measurements(loaded).score(some)["bpb"])
+
+    return check_data(dialogues, general_set(), bits_per_byte, settings.training_data)
+
+
+def with_persona(dialogues: Sequence[Dialogue], order: Order, settings: Settings) -> list[Dialogue]:
+    """Return the dialogues, told as the order's persona where they say nothing of who speaks."""
+    if not order.persona:
+        return list(dialogues)
+    facts = load_catalogue(settings.personas_dir).get(order.persona).facts
+    return [dialogue if dialogue.facts else replace(dialogue, facts=facts) for dialogue in dialogues]
+
+
+def split(dialogues: Iterable[Dialogue]) -> Split:
+    """Hold out every twentieth dialogue, chosen by its content; raises `NothingToLearn` for fewer than two."""
+    every = list(dialogues)
+    usable = [dialogue for dialogue in every if any(turn.role is Role.BOT for turn in dialogue.turns)]
+    by_content: dict[str, list[Dialogue]] = {}
+    for dialogue in usable:
+        by_content.setdefault(hashlib.sha256(line_of(dialogue).encode()).hexdigest(), []).append(dialogue)
+    if len(by_content) < 2:
+        raise NothingToLearn(
+            f"expected at least two different dialogues in which the bot speaks, found {len(by_content)}"
+        )
+    chosen = set(sorted(by_content)[: max(1, min(len(by_content) // HELD_OUT, MAX_HELD_OUT))])
+    train = tuple(one for key, group in by_content.items() if key not in chosen for one in group)
+    valid = tuple(group[0] for key, group in by_content.items() if key in chosen)
+    return Split(train, valid, len(every) - len(usable))
+
+
+def count_tokens(dialogues: Iterable[Dialogue], layout: Layout) -> int:
+    """Return how many tokens the dialogues are in a layout, each told once."""
+    return sum(
+        len(example.ids)
+        for dialogue in dialogues
+        for example in layout.examples_of(dialogue.facts, dialogue.turns, max_tokens=layout.max_tokens)
+    )
+
+
+def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
+    """Write dialogues in the format `spc`, one a line."""
+    path.write_text("".join(line_of(dialogue) + "\n" for dialogue in dialogues), encoding="utf-8")
+
+
+def line_of(dialogue: Dialogue) -> str:
+    """Return a dialogue as a line of JSON."""
+    turns = [{"s": 2 if turn.role is Role.BOT else 1, "t": turn.text} for turn in dialogue.turns]
+    data = {"p1": dialogue.partner_facts, "p2": dialogue.facts, "turns": turns}
+    return json.dumps(data, ensure_ascii=False)
+
+
+def licence_of(path: Path) -> str:
+    """Return what the data says of its licence: a field of its first line, or the first line of NAME.licence."""
+    beside = path.with_name(path.name + ".licence")
+    if beside.is_file():
+        return (beside.read_text(encoding="utf-8").strip().splitlines() or [UNSTATED])[0][:100]
+    try:
+        with path.open(encoding="utf-8") as file:
+            data = json.loads(file.readline(1_000_000))
+        said = data.get("licence") or data.get("license")
+    except (ValueError, OSError, AttributeError):
+        return UNSTATED
+    return str(said)[:100] if said else UNSTATED
+
+
+def speed_key(settings: Settings, base: Base) -> str:
+    """Return under which name a measured speed is kept: it depends on the device and the size of the base."""
+    return f"{settings.device}:{settings.training_threads}:{base.num_bytes}"
+
+
+def estimated_seconds(settings: Settings, base: Base, num_tokens: int) -> float | None:
+    """Return how long a run will take by the speed of the last one like it; None if there was none."""
+    path = settings.data_dir / "training" / SPEEDS_FILE
+    if not path.is_file():
+        return None
+    speed = json.loads(path.read_text(encoding="utf-8")).get(speed_key(settings, base))
+    return num_tokens / speed if speed else None
+
+
+def disk_bytes(base: Base) -> int:
+    """Return what a run writes at most: two training states (weights and Adam's two moments, fp32) and two copies."""
+    return 300_000_000 if base.is_large else 14 * base.num_bytes

@@ -1,0 +1,257 @@
+"""The training worker: takes jobs in order, has them checked, trained and judged in child processes, one at a time.
+
+Owns the way of a job from its claim to its end, and what each way of failing means for it. What is trained is in
+`recipes` and `retraining`; who may work on what is in `worker.queue.jobs`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeVar
+
+import redis
+import structlog
+
+from personas.errors import PersonabotError
+from personas.settings import Settings
+from trainer.job_log import RunLog
+from trainer.job_process import (
+    Budget,
+    JobProcess,
+    OverBudget,
+    StillRunning,
+    Usage,
+    excess,
+    free_disk,
+    last_words,
+)
+from worker.queue.connection import connect
+from worker.queue.job import Job, State
+from worker.queue.jobs import JobLost, Jobs
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+POLL_S: Final = 0.2
+BEATS_PER_LEASE: Final = 6
+MAX_DEATHS: Final = 3  # of a child, or of the worker itself, before a job is given up
+KILLED: Final = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+class Cancelled(Exception):
+    """Somebody wants the job to end."""
+
+
+class Interrupted(Exception):
+    """The worker is to stop; the job goes on later."""
+
+
+class StepFailed(PersonabotError):
+    """A child ended badly; the message is its last words."""
+
+
+class Foreman:
+    """Works on the jobs of one data folder and device, dry runs beside trainings. A context manager."""
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._folder = settings.data_dir / "training"
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        device = f"{place_id(self._folder)}:{settings.device}"
+        self._jobs = Jobs(connect(url), worker=worker, device=device, lease_s=settings.lease_s)
+        self._beat_s = settings.lease_s / BEATS_PER_LEASE
+        self._stopping = threading.Event()
+        self._bells = {kind: threading.Event() for kind in ("check", "train")}
+        self._threads = [
+            threading.Thread(target=self._run, args=("check", self._check), name="checks"),
+            threading.Thread(target=self._run, args=("train", self._train), name="trainings"),
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        log.info("ready for training jobs", folder=str(self._folder))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the children save and end; their jobs go on after the next start."""
+        self._stopping.set()
+        self.wake()
+        for thread in self._threads:
+            thread.join()
+
+    def wake(self) -> None:
+        """Look for jobs now."""
+        for bell in self._bells.values():
+            bell.set()
+
+    def _run(self, kind: Literal["check", "train"], work: Callable[[Job], None]) -> None:
+        while not self._stopping.is_set():
+            self._bells[kind].clear()
+            if job := self._claimed(kind):
+                self._do(work, job)
+            else:
+                self._bells[kind].wait(self._beat_s)
+
+    def _claimed(self, kind: Literal["check", "train"]) -> Job | None:
+        try:
+            return self._jobs.claim(kind)
+        except redis.RedisError as error:
+            log.warning("no jobs to be had, trying again", error=repr(error))
+            return None
+
+    def _do(self, work: Callable[[Job], None], job: Job) -> None:
+        """Work on a job until it ends, waits for a person, is interrupted, or is lost."""
+        log.info("job", job=job.id, state=str(job.state), name=job.order.name, claim=job.num_claims)
+        try:
+            if failure := self._failure(work, job):
+                state, values = failure
+                self._move(job, state, **values)
+        except Interrupted:
+            log.info("job interrupted", job=job.id)
+            with contextlib.suppress(redis.RedisError):
+                self._jobs.release(job)
+        except JobLost:
+            log.warning("job lost to another worker", job=job.id)
+
+    def _failure(self, work: Callable[[Job], None], job: Job) -> tuple[State, dict[str, str]] | None:
+        """Do the work; return what the job comes to if it is not done: the one place where errors become that."""
+        try:
+            if job.num_claims > MAX_DEATHS:
+                raise StepFailed(f"its worker died {job.num_claims - 1} times at it")
+            work(job)
+        except (Interrupted, JobLost):
+            raise
+        except Cancelled:
+            return State.CANCELLED, {}
+        except PersonabotError as error:
+            return State.FAILED, {"reason": str(error)}
+        except Exception as error:
+            log.exception("job failed", job=job.id)
+            return State.FAILED, {"reason": f"something went wrong inside: {type(error).__name__}"}
+        return None
+
+    def _check(self, job: Job) -> None:
+        """Do the dry run; nothing is trained before somebody confirms what it says."""
+        folder = self._folder_of(job)
+        (folder / "order.json").write_text(json.dumps(asdict(job.order)), encoding="utf-8")
+        step = "compare" if job.order.other else "check"
+        self._attend(job, ["retraining", step, str(folder)], RunLog(folder / "none"))
+        if job.order.other:
+            self._move(job, State.COMPARED, result=read_json(folder / "result.json"))
+            return
+        report = read_json(folder / "report.json")
+        if refusal := report.get("refusal"):
+            self._move(job, State.REFUSED, report=report, reason=refusal)
+        else:
+            self._move(job, State.PROPOSED, report=report)
+
+    def _train(self, job: Job) -> None:
+        """Train where it was left off, judge, and say what came of it."""
+        folder = self._folder_of(job)
+        run = RunLog(folder / "run" / "log.jsonl", total_tokens=int(job.report.get("train_tokens", 0)))
+        if not (folder / "run" / "checkpoint").is_dir():
+            self._attend(job, ["train", "--config", str(folder / "config.toml"), "--out", str(folder / "run")], run)
+        self._move(job, State.JUDGING)
+        self._attend(job, ["retraining", "judge", str(folder)], run)
+        result = read_json(folder / "result.json")
+        with contextlib.suppress(FileNotFoundError):
+            picture = (folder / "curve.png").read_bytes()
+            self._through_outage(lambda: self._jobs.put_curve(job, picture))
+        state = State.PROMOTED if result["is_promoted"] else State.REFUSED
+        self._move(job, state, result=result, reason=result.get("reason", ""))
+
+    def _attend(self, job: Job, arguments: Sequence[str], run: RunLog) -> None:
+        """Run a child to its end, however often it is killed; save and stop it when there is a reason to."""
+        for _ in range(MAX_DEATHS):
+            status = self._attended(job, arguments, run)
+            if status == 0:
+                return
+            if status not in KILLED:
+                break
+            log.warning("child killed, starting again", job=job.id, status=status)
+        raise StepFailed(last_words(self._folder_of(job)) or f"the process ended with status {status}")
+
+    def _attended(self, job: Job, arguments: Sequence[str], run: RunLog) -> int:
+        folder, budget = self._folder_of(job), Budget.of(self._settings)
+        needs_disk = int(job.report.get("disk_bytes", 0))
+        if over := excess(Usage(free_disk=free_disk(folder), needs_disk=needs_disk), budget):
+            raise OverBudget(over)
+        process = self._started(job, arguments, folder, budget)
+        beaten = 0.0
+        try:
+            while (status := process.status(POLL_S)) is None:
+                if self._stopping.is_set():
+                    raise Interrupted
+                run.read()
+                if time.monotonic() - beaten > self._beat_s:
+                    beaten = time.monotonic()
+                    self._beat(job, run)
+                usage = Usage(process.memory(), run.seconds(), free_disk(folder))
+                if over := excess(usage, budget):
+                    raise OverBudget(over)
+            return status
+        finally:
+            process.stop()
+            run.read()
+
+    def _started(self, job: Job, arguments: Sequence[str], folder: Path, budget: Budget) -> JobProcess:
+        """Start a child, as soon as the child of a worker that died has saved and ended."""
+        while True:
+            try:
+                return JobProcess(arguments, folder, budget)
+            except StillRunning:
+                self._beat(job, RunLog(folder / "none"))
+                if self._stopping.wait(POLL_S):
+                    raise Interrupted from None
+
+    def _beat(self, job: Job, run: RunLog) -> None:
+        try:
+            if self._jobs.beat(job, run.progress() if run.steps else None):
+                raise Cancelled
+        except redis.RedisError as error:
+            log.warning("no heartbeat, training on", job=job.id, error=repr(error))
+
+    def _move(self, job: Job, state: State, **values: Any) -> None:
+        log.info("job", job=job.id, state=str(state), reason=values.get("reason", ""))
+        self._through_outage(lambda: self._jobs.move(job, state, **values))
+
+    def _through_outage(self, step: Callable[[], T]) -> T:
+        """Repeat a step of the record while Redis is away; a worker that is to stop gives up, the lease lapses then."""
+        while True:
+            try:
+                return step()
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                log.warning("redis is away, waiting", error=repr(error))
+                if self._stopping.wait(1.0):
+                    raise Interrupted from error
+
+    def _folder_of(self, job: Job) -> Path:
+        folder = self._folder / "jobs" / job.id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+
+def place_id(folder: Path) -> str:
+    """Return the name that a data folder keeps wherever it is mounted: half-done jobs belong to it."""
+    path = folder / "place"
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError), path.open("x", encoding="ascii") as file:
+        file.write(uuid.uuid4().hex)
+    return path.read_text(encoding="ascii")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a child left for us."""
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data

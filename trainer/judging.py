@@ -1,0 +1,90 @@
+"""The end of a retraining: into the registry, before the gate, and into service if it passes. Owns the order of that.
+
+Every step may be repeated: a judgement that was interrupted comes to the same end.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from personas.checkpoint import is_checkpoint, read_checkpoint
+from personas.lineage import Lineage
+from personas.registry import Registry, Version
+from personas.settings import Settings
+from trainer.card import read_metrics
+from trainer.dry_run import SPEEDS_FILE, speed_key
+from trainer.formats import read_dialogues
+from trainer.gate import Measured, decide, measure
+from trainer.job_log import RunLog, draw_curve
+from trainer.recipes import Base
+from trainer.samples import PROMPTS, replies, speaker
+from trainer.starting_point import find_base, folder_of, on_original_base
+from worker.loading import load_model
+from worker.queue.job import Order
+
+
+def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Register what was trained in the job's `folder`, judge it, promote it if it passes; return what to tell."""
+    registry = Registry.of(settings)
+    base, _ = find_base(settings, report["base"])
+    _keep_curve_and_speed(folder, order, base, settings)
+    version = _registered(registry, folder, order, report, base)
+    held_out = list(read_dialogues(folder / "data" / "valid.jsonl"))
+    models = {"before": base.path, "after": str(version.folder)}
+    measured = {
+        side: measure(load_model(model, device=settings.device, dtype=settings.dtype), held_out)
+        for side, model in models.items()
+    }
+    verdict = decide(measured["after"], measured["before"], settings.gate)
+    registry.record(version.reference, verdict=verdict)
+    is_promoted = verdict.is_accepted or order.is_forced
+    if is_promoted:
+        registry.promote(version.reference, by=order.by, is_forced=order.is_forced)
+    persona = speaker(settings, order.persona)
+    return {
+        "version": version.reference,
+        "digest": version.digest,
+        "is_promoted": is_promoted,
+        "is_forced": is_promoted and not verdict.is_accepted,
+        "reason": "; ".join(verdict.reasons),
+        "prompts": list(PROMPTS),
+        **{
+            side: {**figures(measured[side]), "replies": replies(model, persona, settings)}
+            for side, model in models.items()
+        },
+    }
+
+
+def figures(measured: Measured) -> dict[str, float]:
+    """Return what the gate measured, without what was said."""
+    return {name: value for name, value in asdict(measured).items() if name != "smoke"}
+
+
+def _registered(registry: Registry, folder: Path, order: Order, report: dict[str, Any], base: Base) -> Version:
+    """Add the checkpoint, on the base that it can be served on; the same one again is there already."""
+    trained, start = folder / "run" / "checkpoint", folder_of(registry, report["base"])
+    if start and is_checkpoint(start) and read_checkpoint(trained).base == base.path != str(start):
+        on_original_base(trained, start)
+    lineage = Lineage(
+        base=report["base"],
+        data={report["data"]: report["sha256"]},
+        recipe=tomllib.loads((trained / "train.toml").read_text(encoding="utf-8")),
+        by=order.by,
+        job=folder.name,
+        metrics=read_metrics(trained),
+    )
+    return registry.add(trained, order.name, lineage)
+
+
+def _keep_curve_and_speed(folder: Path, order: Order, base: Base, settings: Settings) -> None:
+    """Draw the loss, and remember how fast this device trains a base of this size, for the next dry run."""
+    log = RunLog(folder / "run" / "log.jsonl")
+    log.read()
+    (folder / "curve.png").write_bytes(draw_curve(log, f"{order.name}, recipe {order.recipe}"))
+    path = settings.data_dir / "training" / SPEEDS_FILE
+    speeds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps({**speeds, speed_key(settings, base): round(log.speed(), 1)}), encoding="utf-8")

@@ -1,0 +1,57 @@
+"""The steps of a job as commands, for the child processes of `trainer.jobs`: check, judge, compare.
+
+Each reads `order.json` in the job's folder and leaves one JSON file there, whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from personas.errors import PersonabotError
+from personas.settings import load_settings
+from worker.queue.job import Order
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command()
+def check(folder: Path) -> None:
+    """Do the dry run of the job in FOLDER; what speaks against it is part of the report."""
+    from trainer.dry_run import dry_run
+
+    try:
+        report = dry_run(folder, _order(folder), load_settings())
+    except PersonabotError as error:
+        report = {"refusal": str(error)}
+    _leave(folder / "report.json", report)
+
+
+@app.command()
+def judge(folder: Path) -> None:
+    """Judge what was trained in FOLDER and promote it if it passes."""
+    from trainer.judging import judge as judged
+
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    _leave(folder / "result.json", judged(folder, _order(folder), report, load_settings()))
+
+
+@app.command()
+def compare(folder: Path) -> None:
+    """Let the two checkpoints of the order in FOLDER answer the same prompts."""
+    from trainer.samples import compared
+
+    _leave(folder / "result.json", compared(_order(folder), load_settings()))
+
+
+def _order(folder: Path) -> Order:
+    return Order(**json.loads((folder / "order.json").read_text(encoding="utf-8")))
+
+
+def _leave(path: Path, data: dict[str, Any]) -> None:
+    scratch = path.with_suffix(".part")
+    scratch.write_text(json.dumps(data), encoding="utf-8")
+    scratch.replace(path)

@@ -1,0 +1,126 @@
+"""What a retraining starts from, by any name people know it: registry reference, shipped model, folder, hub id.
+
+An adapter is merged into its base for training; what is trained on top becomes one adapter on the original base again,
+so that it stays small and every voice can share that base.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from personas.checkpoint import Checkpoint, Description, is_checkpoint, read_checkpoint, write_description
+from personas.layout import TEMPLATE_FILE, Layout, load_layout
+from personas.registry import Registry
+from personas.settings import Settings
+from trainer.recipes import Base
+from worker.bases import HUB_IDS
+from worker.engine.runner import model_window
+from worker.loading import load_model, plain_layout, resolve_model
+
+LAYOUT_FILES: Final = ("layout.json", "tokenizer.json", TEMPLATE_FILE)
+
+
+def find_base(settings: Settings, reference: str = "") -> tuple[Base, Layout]:
+    """Return the base for `reference` ("": what is served now) and the layout to count its tokens by."""
+    registry = Registry.of(settings)
+    wanted = reference or registry.chosen() or settings.model
+    if wanted and registry.has(wanted):
+        version = registry.served(wanted)
+        return _ours(read_checkpoint(version.folder), version.reference, settings)
+    found = resolve_model(wanted)
+    if isinstance(found, Path) and is_checkpoint(found):
+        return _ours(read_checkpoint(found), wanted or found.name, settings)
+    return _plain(wanted)
+
+
+def folder_of(registry: Registry, reference: str) -> Path | None:
+    """Return the folder that a reference, a shipped model's name or a path stands for; None for a hub id."""
+    if registry.has(reference):
+        return registry.version(reference).folder
+    found = resolve_model(reference)
+    return found if isinstance(found, Path) else None
+
+
+def _ours(checkpoint: Checkpoint, reference: str, settings: Settings) -> tuple[Base, Layout]:
+    layout = load_layout(checkpoint.folder)
+    folder = checkpoint.folder
+    if checkpoint.kind == "adapter":
+        folder = merged_base(checkpoint, settings.data_dir / "training" / "bases" / checkpoint.digest)
+    base = Base(
+        reference,
+        str(folder),
+        layout.name,
+        layout.max_tokens,
+        (folder / "model.safetensors").stat().st_size,
+        checkpoint.generation,
+    )
+    return base, layout
+
+
+def _plain(name: str) -> tuple[Base, Layout]:
+    """Describe a model of `transformers`: one with a chat template keeps it, the others get speaker tokens."""
+    loaded = load_model(name, device="cpu")
+    layout = loaded.layout
+    num_bytes = sum(p.numel() for p in loaded.model.parameters()) * 2
+    found = resolve_model(name)
+    path = name if name in HUB_IDS or not isinstance(found, Path) else str(found)
+    kind = "chat" if layout.name == "chat" else "persona"
+    window = min(model_window(loaded.model), 1024)
+    if isinstance(found, Path) and kind == "persona":
+        layout = plain_layout(found, max_tokens=window)
+    return Base(name, path, kind, window, num_bytes), layout
+
+
+def merged_base(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Write the adapter `checkpoint` and its base as one plain model, whole or not at all; once per digest."""
+    if (folder / "config.json").is_file():
+        return folder
+    scratch = folder.with_name(f".{folder.name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    loaded = load_model(str(checkpoint.folder), device="cpu", dtype="float32")
+    loaded.model.save_pretrained(scratch)
+    for name in LAYOUT_FILES:
+        if (checkpoint.folder / name).is_file():
+            shutil.copy(checkpoint.folder / name, scratch / name)
+    scratch.rename(folder)
+    return folder
+
+
+def on_original_base(trained: Path, start: Path) -> None:
+    """Turn an adapter trained on the merged adapter `start` into one on `start`'s own base, in place.
+
+    Both add B A to a layer, so side by side in one pair of matrices they add the sum: the ranks add up.
+    """
+    first, second = _factors(start), _factors(trained)
+    config = json.loads((trained / "adapter_config.json").read_text(encoding="utf-8"))
+    tensors = {}
+    for name in {**first, **second}:
+        down, up = zip(*(factors[name] for factors in (first, second) if name in factors), strict=True)
+        tensors[f"{name}.lora_A.weight"] = torch.cat(down).to(torch.float16).contiguous()
+        tensors[f"{name}.lora_B.weight"] = torch.cat(up, dim=1).to(torch.float16).contiguous()
+    rank = max(tensor.shape[0] for name, tensor in tensors.items() if name.endswith("lora_A.weight"))
+    base = read_checkpoint(start).base
+    config |= {"r": rank, "lora_alpha": rank, "use_rslora": False, "base_model_name_or_path": base}
+    old = read_checkpoint(trained)
+    save_file(tensors, trained / "adapter_model.safetensors")
+    (trained / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_description(trained, Description(kind="adapter", base=base, generation=old.generation))
+
+
+def _factors(folder: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return (A, B) of every layer in float32, the scaling in B."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    scaling = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    names = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
+    return {
+        name: (tensors[f"{name}.lora_A.weight"].float(), tensors[f"{name}.lora_B.weight"].float() * scaling)
+        for name in sorted(names)
+    }
