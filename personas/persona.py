@@ -5,13 +5,18 @@ Owns the model and its rules, not the files it is read from (`catalogue`) nor ho
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
+MAX_WORDS = 100
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
 Name = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=80, pattern=r"^[^\x00-\x1f\x7f]+$")
+]
+Words = Annotated[
+    tuple[Annotated[str, StringConstraints(min_length=1, max_length=100)], ...], Field(max_length=MAX_WORDS)
 ]
 
 
@@ -23,13 +28,43 @@ class GenerationSettings(BaseModel):
     temperature: float | None = Field(None, gt=0, le=5)
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
+    min_p: float | None = Field(
+        None, ge=0, le=1, description="leaves out tokens less likely than this share of the best"
+    )
+    typical_p: float | None = Field(None, gt=0, le=1, description="samples from the most typical tokens of this share")
     repetition_penalty: float | None = Field(None, gt=0, le=5)
     no_repeat_ngram_size: int | None = Field(None, ge=0)
     do_sample: bool | None = None
+    num_beams: int | None = Field(None, ge=1, le=8, description="above 1: beam search, the likeliest reply found")
+    candidates: int | None = Field(None, ge=1, le=8, description="how many replies are sampled; the best one is said")
+    bad_words: Words | None = Field(None, description="never said, as written here and after a space")
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = Field(
+        None, max_length=MAX_WORDS, description="words that are made likelier (above 0) or rarer (below 0)"
+    )
+    stop_strings: Words | None = Field(None, description="texts that end the reply; they are left out of it")
     max_length: int | None = Field(None, ge=1, description="prompt and reply together, in tokens")
     max_new_tokens: int | None = Field(None, ge=1)
     min_new_tokens: int | None = Field(None, ge=0)
     seed: int | None = Field(None, ge=0, lt=2**63)
+
+    @field_validator("bad_words", "stop_strings", "logit_bias", mode="before")
+    @classmethod
+    def _from_one_line(cls, value: Any, info: ValidationInfo) -> Any:
+        """Flags, the environment and /settings give one line: `a, b` or `a=2, b=-1`, or the same as JSON."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith(("[", "{")):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError("expected a list or an object in JSON, or words between commas") from None
+        words = [word.strip() for word in value.split(",") if word.strip()]
+        if info.field_name != "logit_bias":
+            return words
+        pairs = [word.rpartition("=") for word in words]
+        if not all(sign for _, sign, _ in pairs):
+            raise ValueError("expected WORD=BIAS, such as hello=2, like=-1")
+        return {word.strip(): bias.strip() for word, _, bias in pairs}
 
     def over(self, lower: GenerationSettings) -> GenerationSettings:
         """Return these settings with the gaps filled from `lower`."""

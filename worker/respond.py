@@ -6,8 +6,7 @@ Owns the order in which settings override each other. Knows no queue and no plat
 from __future__ import annotations
 
 import time
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -18,16 +17,16 @@ from personas.persona import GenerationSettings, Persona
 from personas.settings import Settings
 from worker.engine.engine import Engine
 from worker.engine.errors import DeadlinePassed
-from worker.engine.request import Completion, FinishReason, Request, SamplingParams
+from worker.engine.request import Completion, FinishReason, Ids, SamplingParams
+from worker.generate import Task, generate
 from worker.loading import LoadedModel, load_model
+from worker.ranking import Ranker
 
 log = structlog.get_logger(__name__)
 
 MAX_RETRIES = 2
 # Said when the model keeps answering with nothing but white space.
 FALLBACK_TEXT = "Hmm, I don't know what to say to that. Tell me more?"
-# Decoding bytes that are cut off within a character ends in this.
-REPLACEMENT_CHARACTER = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +48,22 @@ class Reply:
 
 
 class Responder:
-    """Speaks as any persona with one loaded model. Many threads may ask at once."""
+    """Speaks as any persona with one loaded model. Many threads may ask at once.
 
-    def __init__(self, loaded: LoadedModel, engine: Engine, *, defaults: GenerationSettings | None = None) -> None:
+    `ranker` takes part in choosing between candidates, with a next-utterance head for example.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        engine: Engine,
+        *,
+        defaults: GenerationSettings | None = None,
+        ranker: Ranker | None = None,
+    ) -> None:
         self.loaded = loaded
         self.engine = engine
+        self._ranker = ranker
         checkpoint = loaded.checkpoint.generation if loaded.checkpoint else GenerationSettings()
         self._defaults = (defaults or GenerationSettings()).over(checkpoint)
 
@@ -63,15 +73,21 @@ class Responder:
         turns: Sequence[Turn],
         settings: GenerationSettings | None = None,
         deadline: float | None = None,
+        *,
+        group: tuple[str, str] = ("", ""),
+        stream: Callable[[str], None] | None = None,
     ) -> Reply:
         """Return the next thing `persona` says, by `deadline` (Unix seconds) if that is given.
 
         A setting is taken from the first that has it: `settings`, the persona, the operator's, the checkpoint's, ours.
+        `group` is (server, conversation), between which the engine takes turns. `stream` is called in this thread with
+        each piece of the reply as it comes; put together they are the reply's text.
         """
         started = time.monotonic()
         ends = None if deadline is None else started + deadline - time.time()
         wanted = (settings or GenerationSettings()).over(persona.generation).over(self._defaults)
-        params = SamplingParams.from_settings(wanted)
+        task = Task.of(wanted, self.loaded.layout, ends=ends, group=group, stream=stream)
+        params = task.params
         prompt = self.loaded.layout.prompt(
             persona.facts,
             turns,
@@ -79,7 +95,9 @@ class Responder:
             reserve=params.max_new_tokens,
             examples=persona.examples,
         )
-        completion, text = self._first_with_text(tuple(prompt.ids), params, ends)
+        completion, text = self._first_with_text(tuple(prompt.ids), turns, task)
+        if stream and not text:
+            stream(FALLBACK_TEXT)
         reply = Reply(
             text=text or FALLBACK_TEXT,
             seed=params.seed,
@@ -116,34 +134,22 @@ class Responder:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _first_with_text(
-        self, ids: tuple[int, ...], params: SamplingParams, ends: float | None
-    ) -> tuple[Completion, str]:
+    def _first_with_text(self, ids: Ids, turns: Sequence[Turn], task: Task) -> tuple[Completion, str]:
         """Generate until there is text, at most `MAX_RETRIES` times more; the text is empty where none came."""
         for attempt in range(MAX_RETRIES + 1):
-            timeout_s = None if ends is None else ends - time.monotonic()
-            request = Request(prompt_ids=ids, params=_retried(params, attempt), timeout_s=timeout_s)
-            future = self.engine.submit(request)
+            params = _retried(task.params, attempt)
             try:
-                completion = future.result()
+                completion, text = generate(
+                    self.engine, self.loaded.layout, ids, turns, replace(task, params=params), self._ranker
+                )
             except DeadlinePassed:
                 if not attempt:
                     raise
                 break
-            except BaseException:  # such as Ctrl-C: nobody waits for this any more
-                future.cancel()
-                raise
-            text = readable(self.loaded.layout.text(completion.ids))
             if text:
                 return completion, text
-            log.warning("empty reply", attempt=attempt, seed=request.params.seed, num_new_tokens=len(completion.ids))
+            log.warning("empty reply", attempt=attempt, seed=params.seed, num_new_tokens=len(completion.ids))
         return completion, ""
-
-
-def readable(text: str) -> str:
-    """Return `text` without control characters and without the remains of a character that was cut off."""
-    kept = "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
-    return kept.strip().rstrip(REPLACEMENT_CHARACTER).rstrip()
 
 
 def _retried(params: SamplingParams, attempt: int) -> SamplingParams:
@@ -151,7 +157,8 @@ def _retried(params: SamplingParams, attempt: int) -> SamplingParams:
     if not attempt:
         return params
     seed = (params.seed + attempt * 0x9E3779B9) % 2**63
-    return replace(params, seed=seed, do_sample=True, min_new_tokens=max(params.min_new_tokens, attempt))
+    min_new_tokens = max(params.min_new_tokens, attempt)
+    return replace(params, seed=seed, do_sample=True, num_beams=1, min_new_tokens=min_new_tokens)
 
 
 def start_responder(settings: Settings, *, model: str = "") -> Responder:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,8 +18,10 @@ from tests.helpers.tiny_model import tiny_checkpoint
 from worker.engine.engine import Engine
 from worker.engine.errors import DeadlinePassed
 from worker.engine.request import Completion, FinishReason, Request
+from worker.generate import Task
 from worker.loading import load_model
-from worker.respond import FALLBACK_TEXT, MAX_RETRIES, Responder, readable, start_responder
+from worker.respond import FALLBACK_TEXT, MAX_RETRIES, Responder, start_responder
+from worker.streaming import TextStream
 
 ADA = Persona(
     name="Ada",
@@ -48,9 +50,10 @@ class CountingEngine(Engine):
         super().__init__(*args, **options)
         self.requests: list[Request] = []
 
-    def submit(self, request: Request) -> Future[Completion]:
-        self.requests.append(request)
-        return super().submit(replace(request, params=replace(request.params, min_new_tokens=0)))
+    def submit_together(self, requests: Iterable[Request]) -> list[Future[Completion]]:
+        asked = list(requests)
+        self.requests += asked
+        return super().submit_together(replace(one, params=replace(one.params, min_new_tokens=0)) for one in asked)
 
 
 def test_a_reply_says_who_made_it_and_how(responder: Responder) -> None:
@@ -130,9 +133,71 @@ def test_a_deadline_ahead_changes_nothing(responder: Responder) -> None:
     assert responder.respond(ADA, HELLO, settings, deadline=time.time() + 100).text == without.text
 
 
-@pytest.mark.parametrize(
-    ("raw", "shown"),
-    [("a\x00b\x1b[31m", "ab[31m"), ("cut \ufffd\ufffd", "cut"), (" two\nlines\t", "two\nlines"), ("\x07", "")],
-)
-def test_a_reply_holds_no_control_characters_and_no_half_characters(raw: str, shown: str) -> None:
-    assert readable(raw) == shown
+def test_a_reply_is_told_in_pieces_as_it_comes(responder: Responder) -> None:
+    settings = GenerationSettings(seed=5, max_new_tokens=20)
+    pieces: list[str] = []
+    reply = responder.respond(ADA, HELLO, settings, stream=pieces.append)
+    assert "".join(pieces) == reply.text == responder.respond(ADA, HELLO, settings).text
+    assert len(pieces) > 5
+
+
+@pytest.mark.parametrize("how", [{"candidates": 3}, {"num_beams": 2}], ids=str)
+def test_a_reply_that_is_known_only_at_the_end_is_told_at_the_end(responder: Responder, how: dict[str, int]) -> None:
+    pieces: list[str] = []
+    reply = responder.respond(ADA, HELLO, GenerationSettings(seed=5, **how), stream=pieces.append)
+    assert pieces == [reply.text]
+
+
+def test_a_fallback_is_told_like_a_reply(tiny: Path) -> None:
+    loaded = load_model(str(tiny), device="cpu", dtype="float32")
+    pieces: list[str] = []
+    with CountingEngine(loaded.model, stop_ids=range(loaded.model.config.vocab_size)) as engine:
+        Responder(loaded, engine).respond(ADA, HELLO, GenerationSettings(seed=1), stream=pieces.append)
+    assert pieces == [FALLBACK_TEXT]
+
+
+def test_a_reply_ends_before_a_stop_string(responder: Responder) -> None:
+    settings = GenerationSettings(seed=5, max_new_tokens=20)
+    whole = responder.respond(ADA, HELLO, settings)
+    stop = whole.text[4:6]
+    pieces: list[str] = []
+    cut = responder.respond(ADA, HELLO, GenerationSettings(stop_strings=(stop,)).over(settings), stream=pieces.append)
+    assert cut.text == "".join(pieces) == whole.text[: whole.text.index(stop)].strip()
+    assert cut.finish_reason is FinishReason.HEARD
+    assert cut.num_new_tokens < whole.num_new_tokens
+
+
+def test_a_bad_word_is_never_said(responder: Responder) -> None:
+    settings = GenerationSettings(seed=5, max_new_tokens=20)
+    assert "thank" in responder.respond(ADA, HELLO, settings).text
+    assert "thank" not in responder.respond(ADA, HELLO, GenerationSettings(bad_words=("thank",)).over(settings)).text
+
+
+def test_a_bias_makes_a_word_likelier(responder: Responder) -> None:
+    settings = GenerationSettings(seed=5, max_new_tokens=4, logit_bias={"e": 100.0}, repetition_penalty=1.0)
+    assert set(responder.respond(ADA, HELLO, settings).text) <= {"e", " "}
+
+
+def test_of_several_candidates_one_is_said_that_was_drawn_with_a_seed_of_its_own(responder: Responder) -> None:
+    single = responder.respond(ADA, HELLO, GenerationSettings(seed=5, candidates=1))
+    assert single.text == responder.respond(ADA, HELLO, GenerationSettings(seed=5)).text
+    several = [responder.respond(ADA, HELLO, GenerationSettings(seed=5, candidates=n)) for n in (4, 4)]
+    assert several[0].text == several[1].text
+    assert several[0].seed == 5
+
+
+def test_a_next_utterance_head_takes_part_in_choosing(responder: Responder) -> None:
+    class Longest:
+        heard: ClassVar[list[int]] = []
+
+        def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+            self.heard += [len(sequence) for sequence in sequences]
+            return [100.0 if place == 2 else 0.0 for place in range(len(sequences))]
+
+    settings = GenerationSettings(seed=5, candidates=3)
+    ranked = Responder(responder.loaded, responder.engine, ranker=Longest())
+    third = ranked.respond(ADA, HELLO, settings).text
+    task = Task.of(settings, responder.loaded.layout, ends=None, group=("", ""), stream=None)
+    seed = task.request((1,), 2, TextStream(responder.loaded.layout.text)).params.seed
+    assert third == responder.respond(ADA, HELLO, GenerationSettings(seed=seed)).text
+    assert len(Longest.heard) == 3

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 from transformers import PreTrainedModel
 
+from worker.engine.attempts import Attempts
+from worker.engine.beam import BeamGroup, Continuation
 from worker.engine.errors import (
     DeadlinePassed,
     EngineError,
@@ -23,11 +25,13 @@ from worker.engine.errors import (
 )
 from worker.engine.request import Chunk, Completion, FinishReason, Request, Sequence
 from worker.engine.runner import Runner, make_runner, model_window
-from worker.engine.sampler import Sampler
+from worker.engine.sampler import Choice, Sampler, Token
 from worker.engine.scheduler import Scheduler
 from worker.engine.threads import threads_for
 
 if TYPE_CHECKING:
+    import torch
+
     from worker.loading import LoadedModel
 
 log = structlog.get_logger(__name__)
@@ -58,20 +62,27 @@ class Engine:
         max_step_tokens: int = 512,
         max_generation_s: float = MAX_GENERATION_S,
         num_threads: int | None = None,
+        dtype: torch.dtype | None = None,
+        frees_weights: bool = False,
     ) -> None:
         self.window = min(window or model_window(model), model_window(model))
-        self._model = model
+        device = model.device  # before the runner may free its weights
         self._stop_ids = frozenset(stop_ids)
-        self._runner: Runner = make_runner(model, max_num_seqs=max_num_seqs, window=self.window)
-        self._sampler = Sampler(banned_ids=banned_ids, stop_ids=self._stop_ids, device=model.device)
+        self._runner: Runner = make_runner(
+            model, max_num_seqs=max_num_seqs, window=self.window, dtype=dtype, frees_weights=frees_weights
+        )
+        self._sampler = Sampler(banned_ids=banned_ids, stop_ids=self._stop_ids, device=device)
         self._scheduler = Scheduler(
             max_num_seqs=max_num_seqs,
             max_num_waiting=max_num_waiting,
             max_step_tokens=max_step_tokens,
             attach=self._attach,
         )
+        self._attempts = Attempts(self._compute)
+        self._searches: dict[Sequence, BeamGroup] = {}
+        self._max_num_seqs = max_num_seqs
         self._max_generation_s = max_generation_s
-        self._threads = threads_for(model.device, num_threads)
+        self._threads = threads_for(device, num_threads)
         # Guards the scheduler and the flags; never held while the model runs or a future's callbacks do.
         self._changed = threading.Condition()
         self._is_stopping = False
@@ -82,7 +93,12 @@ class Engine:
     def for_model(cls, loaded: LoadedModel, **options: Any) -> Self:
         """Return an engine that stops and bans as the model's layout says."""
         return cls(
-            loaded.model, stop_ids=loaded.layout.stop_ids, banned_ids=loaded.banned_ids, window=loaded.window, **options
+            loaded.model,
+            stop_ids=loaded.layout.stop_ids,
+            banned_ids=loaded.banned_ids,
+            window=loaded.window,
+            dtype=loaded.dtype,
+            **options,
         )
 
     def start(self) -> None:
@@ -91,14 +107,20 @@ class Engine:
 
     def submit(self, request: Request) -> Future[Completion]:
         """Let `request` wait for its turn. Cancelling the future ends it between two steps."""
-        self._check(request)
-        sequence = Sequence(request)
+        return self.submit_together([request])[0]
+
+    def submit_together(self, requests: Iterable[Request]) -> list[Future[Completion]]:
+        """Let requests with the same prompt wait: the first computes it, the others take it over from there."""
+        sequences: list[Sequence] = []
+        for request in requests:
+            self._check(request)
+            sequences.append(Sequence(request, leader=sequences[0] if sequences else None))
         with self._changed:
             if self._is_stopping or self._is_draining:
                 raise EngineStopped("the engine is stopped")
-            self._scheduler.add(sequence)
+            self._scheduler.add(*sequences)
             self._changed.notify()
-        return sequence.future
+        return [sequence.future for sequence in sequences]
 
     def stop(self, *, drain: bool = False, timeout_s: float = MAX_GENERATION_S) -> None:
         """End the thread: at once, or with `drain` after what was submitted is answered. May be called twice."""
@@ -142,6 +164,10 @@ class Engine:
             raise RequestRefused(f"the prompt has {num_prompt} tokens, the model reads at most {self.window - 1}")
         if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self._runner.vocabulary_size:
             raise RequestRefused(f"the prompt has ids beyond the model's {self._runner.vocabulary_size} tokens")
+        if request.params.num_beams > self._max_num_seqs:
+            raise RequestRefused(
+                f"num_beams is {request.params.num_beams}, but only {self._max_num_seqs} (max_num_seqs) run at once"
+            )
 
     def _run(self) -> None:
         try:
@@ -172,42 +198,63 @@ class Engine:
             chunk.sequence.started_at = chunk.sequence.started_at or now
         if chunks:
             self._threads.adjust()
-            self._publish(self._compute(chunks))
+            self._publish(self._attempts.run(chunks))
 
-    def _compute(self, chunks: list[Chunk]) -> list[tuple[Chunk, int | EngineError | None]]:
-        """Run and sample: a token for each chunk that ends its sequence. After an error, each chunk by itself."""
-        try:
-            ending = [chunk for chunk in chunks if chunk.is_last]
-            tokens = self._sampler.sample(self._runner.run(chunks), [chunk.sequence for chunk in ending])
-        except Exception as error:
-            if len(chunks) > 1:
-                log.exception("a step failed, trying its requests one by one", num_requests=len(chunks))
-                return [outcome for chunk in chunks for outcome in self._compute([chunk])]
-            log.exception("a request failed", num_tokens=len(chunks[0].sequence.ids))
-            return [(chunks[0], GenerationFailed(f"the model failed: {error!r}"))]
-        sampled = {
-            id(chunk): GenerationFailed(NO_FINITE_SCORE) if token is None else token
-            for chunk, token in zip(ending, tokens, strict=True)
-        }
-        return [(chunk, sampled.get(id(chunk))) for chunk in chunks]
+    def _compute(self, chunks: list[Chunk]) -> list[Choice | GenerationFailed]:
+        """Run and sample: a choice for each chunk that ends its sequence, None for the others."""
+        ending = [chunk.sequence for chunk in chunks if chunk.is_last]
+        choices = iter(self._sampler.choose(self._runner.run(chunks), ending))
+        return [(next(choices) or GenerationFailed(NO_FINITE_SCORE)) if chunk.is_last else None for chunk in chunks]
 
-    def _publish(self, computed: list[tuple[Chunk, int | EngineError | None]]) -> None:
+    def _publish(self, computed: list[tuple[Chunk, Choice | GenerationFailed]]) -> None:
         """Append the tokens, and answer the requests that are complete."""
-        now = time.monotonic()
-        for chunk, result in computed:
+        for chunk, choice in computed:
             sequence = chunk.sequence
-            if isinstance(result, EngineError):
-                self._end(sequence, result)
+            if sequence.slot is None:  # ended meanwhile, with another beam of its search
+                continue
+            if isinstance(choice, GenerationFailed):
+                self._end(sequence.root or sequence, choice)
                 continue
             sequence.num_cached_tokens = chunk.end
-            if result is None:
-                continue
-            sequence.ids.append(result)
-            sequence.first_token_at = sequence.first_token_at or now
-            if result in self._stop_ids:
-                self._end(sequence, sequence.completion(FinishReason.STOP))
-            elif len(sequence.ids) >= sequence.max_tokens(self.window):
-                self._end(sequence, sequence.completion(FinishReason.LENGTH))
+            if isinstance(choice, Token):
+                self._append(sequence, choice)
+            elif choice is not None:
+                self._branch(sequence, choice)
+
+    def _append(self, sequence: Sequence, token: Token) -> None:
+        sequence.ids.append(token.id)
+        sequence.log_prob += token.log_prob
+        sequence.first_token_at = sequence.first_token_at or time.monotonic()
+        if token.id in self._stop_ids:
+            self._end(sequence, sequence.completion(FinishReason.STOP))
+            return
+        try:
+            is_heard_out = sequence.request.on_token is not None and sequence.request.on_token(token.id)
+        except Exception as error:  # whoever listens is no part of the engine, and may not end it
+            log.exception("a listener failed")
+            self._end(sequence, GenerationFailed(f"what listened to the reply failed: {error!r}"))
+            return
+        if is_heard_out:
+            self._end(sequence, sequence.completion(FinishReason.HEARD))
+        elif len(sequence.ids) >= sequence.max_tokens(self.window):
+            self._end(sequence, sequence.completion(FinishReason.LENGTH))
+
+    def _branch(self, sequence: Sequence, continuations: list[Continuation]) -> None:
+        """Go on with a beam search when all of its beams are computed."""
+        root = sequence.root or sequence
+        group = self._searches.get(root)
+        if group is None:
+            group = self._searches[root] = BeamGroup(root, stop_ids=self._stop_ids, window=self.window)
+        if not group.offer(sequence, continuations):
+            return
+        root.first_token_at = root.first_token_at or time.monotonic()
+        for beam, ids in group.advance(lambda: self._scheduler.fork(root)):
+            assert beam.slot is not None
+            self._runner.release(beam.slot, beam.ids[: beam.num_cached_tokens])
+            beam.ids = ids
+            beam.num_cached_tokens = self._runner.attach(beam.slot, ids)
+        if group.search.is_over:
+            self._end(root, group.completion(FinishReason.LENGTH))
 
     def _end_overdue(self) -> None:
         """End what was cancelled and what has had its time."""
@@ -216,25 +263,33 @@ class Engine:
             everyone = self._scheduler.everyone()
         for sequence in everyone:
             ends = [sequence.deadline or now + 1.0, (sequence.started_at or now) + self._max_generation_s]
-            if sequence.future.cancelled() or min(ends) < now:
-                has_text = bool(sequence.num_new_tokens)
-                late = DeadlinePassed("the time for this reply was over before its first token")
-                self._end(sequence, sequence.completion(FinishReason.TIME) if has_text else late)
+            if sequence.root is None and (sequence.future.cancelled() or min(ends) < now):
+                self._end(sequence, self._so_far(sequence))
+
+    def _so_far(self, sequence: Sequence) -> Outcome:
+        if sequence in self._searches:
+            return self._searches[sequence].completion(FinishReason.TIME)
+        if sequence.num_new_tokens:
+            return sequence.completion(FinishReason.TIME)
+        return DeadlinePassed("the time for this reply was over before its first token")
 
     def _end_all(self, error: EngineStopped) -> None:
         with self._changed:
             self._is_stopping = True
             everyone = self._scheduler.everyone()
         for sequence in everyone:
-            self._end(sequence, error)
+            if sequence.root is None:
+                self._end(sequence, error)
 
     def _end(self, sequence: Sequence, outcome: Outcome) -> None:
-        """Free the sequence's slot and tell whoever waits, unless they have cancelled."""
-        with self._changed:
-            slot = sequence.slot
-            self._scheduler.finish(sequence)
-        if slot is not None:
-            self._runner.release(slot, sequence.ids[: sequence.num_cached_tokens])
+        """Free the slots of a request and tell whoever waits, unless they have cancelled."""
+        group = self._searches.pop(sequence, None)
+        for member in group.members if group else [sequence]:
+            with self._changed:
+                slot = member.slot
+                self._scheduler.finish(member)
+            if slot is not None:
+                self._runner.release(slot, member.ids[: member.num_cached_tokens])
         if not sequence.future.set_running_or_notify_cancel():
             return
         if isinstance(outcome, EngineError):

@@ -1,4 +1,4 @@
-"""Chooses the next token of each sequence from its scores: the processors and filters of `transformers`, in its order.
+"""Chooses the next token of each sequence from its scores: filters as those of `transformers`, then a draw of its own.
 
 Works on a whole batch, in which every sequence has parameters of its own. Keeps no state between steps; the result for
 a sequence doesn't depend on its neighbours.
@@ -6,19 +6,32 @@ a sequence doesn't depend on its neighbours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from worker.engine.beam import Continuation, num_looked_at
 from worker.engine.noise import gumbel
+from worker.engine.processors import NO_SCORE, add_biases, forbid, penalise_repetition
 from worker.engine.request import SamplingParams
 from worker.engine.request import Sequence as Running
 
-NO_SCORE = float("-inf")
 # So many of the best tokens nearly always hold what top_p and top_k keep; where they don't, more are looked at.
 # Of 49,152 tokens finding 256 took 2 ms for 16 rows, 4,096 took 13 ms, and sorting all of them 76 ms.
 NUM_CANDIDATES = (256, 4096)
+
+
+class Token(NamedTuple):
+    """A chosen token, and where the request wants it the model's own log-probability of it."""
+
+    id: int
+    log_prob: float
+
+
+Choice = Token | list[Continuation] | None
 
 
 class Sampler:
@@ -29,7 +42,26 @@ class Sampler:
     ) -> None:
         self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)  # mps has no float64
         self._banned = torch.tensor(sorted(banned_ids), dtype=torch.long, device=self._device)
-        self._stops = torch.tensor(sorted(stop_ids), dtype=torch.long, device=self._device)
+        self._stop_ids = frozenset(stop_ids)
+
+    @torch.inference_mode()
+    def choose(self, logits: Tensor, sequences: Sequence[Running]) -> list[Choice]:
+        """Choose from logits (B, V): a token for each sequence, or for a beam its best continuations."""
+        choices: list[Choice] = [None] * len(sequences)
+        beams = [row for row, sequence in enumerate(sequences) if sequence.params.num_beams > 1]
+        rest = [row for row in range(len(sequences)) if row not in beams]
+        if rest:
+            own = logits if not beams else logits[rest]
+            chosen = self.sample(own, [sequences[row] for row in rest])
+            log_probs = self._log_probs(own, chosen, [sequences[row].request.wants_log_prob for row in rest])
+            for row, token, log_prob in zip(rest, chosen, log_probs, strict=True):
+                choices[row] = None if token is None else Token(token, log_prob)
+        if beams:
+            for row, offered in zip(
+                beams, self.continuations(logits[beams], [sequences[r] for r in beams]), strict=True
+            ):
+                choices[row] = offered
+        return choices
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, sequences: Sequence[Running]) -> list[int | None]:
@@ -48,47 +80,43 @@ class Sampler:
             for token, is_finite in zip(chosen.tolist(), best.isfinite().tolist(), strict=True)
         ]
 
+    @torch.inference_mode()
+    def continuations(self, logits: Tensor, sequences: Sequence[Running]) -> list[list[Continuation] | None]:
+        """Return the best next tokens of each beam from logits (B, V); None where the best one's score is not finite.
+
+        As in `generate`, penalties and bans apply to log-probabilities here.
+        """
+        scores = self.processed(logits.to(self._device).float().log_softmax(-1), sequences)
+        num_best = max(num_looked_at(sequence.params.num_beams, self._stop_ids) for sequence in sequences)
+        best, ids = scores.topk(min(num_best, scores.shape[1]))
+        return [
+            list(zip(tokens, row, strict=True)) if math.isfinite(row[0]) else None
+            for tokens, row in zip(ids.tolist(), best.tolist(), strict=True)
+        ]
+
     def processed(self, logits: Tensor, sequences: Sequence[Running]) -> Tensor:
-        """Return logits (B, V) after penalties and bans, before temperature and filters."""
+        """Return logits (B, V) after biases, penalties and bans, before temperature and filters."""
         scores = logits.float().clone()
+        add_biases(scores, sequences)
         penalise_repetition(scores, sequences)
-        for row, sequence in enumerate(sequences):
-            if sequence.params.no_repeat_ngram_size:
-                scores[row, repeating_ids(sequence.ids, sequence.params.no_repeat_ngram_size)] = NO_SCORE
-            if sequence.num_new_tokens < sequence.params.min_new_tokens:
-                scores[row, self._stops] = NO_SCORE
+        forbid(scores, sequences, self._stop_ids)
         scores[:, self._banned] = NO_SCORE
         return scores
 
-
-def penalise_repetition(scores: Tensor, sequences: Sequence[Running]) -> None:
-    """Divide positive and multiply negative scores of tokens that occur in prompt or reply, in place."""
-    rows = [row for row, sequence in enumerate(sequences) if sequence.params.repetition_penalty != 1.0]
-    if not rows:
-        return
-    longest = max(len(sequences[row].ids) for row in rows)
-    # Padding with a token that is there anyway changes nothing: every copy of it writes the same score.
-    ids = torch.tensor(
-        [sequences[row].ids + sequences[row].ids[:1] * (longest - len(sequences[row].ids)) for row in rows],
-        device=scores.device,
-    )
-    penalties = torch.tensor([[sequences[row].params.repetition_penalty] for row in rows], device=scores.device)
-    own = scores[rows]
-    seen = own.gather(1, ids)
-    scores[rows] = own.scatter(1, ids, torch.where(seen < 0, seen * penalties, seen / penalties))
-
-
-def repeating_ids(ids: Sequence[int], size: int) -> list[int]:
-    """The tokens that would complete an n-gram of `size` tokens that occurs in `ids` already."""
-    first = len(ids) + 1 - size
-    if first < 0:
-        return []
-    start = list(ids[first:])
-    return [ids[i + size - 1] for i in range(first) if list(ids[i : i + size - 1]) == start]
+    def _log_probs(self, logits: Tensor, tokens: Sequence[int | None], is_wanted: Sequence[bool]) -> list[float]:
+        """The model's own log-probabilities of `tokens`, 0.0 where they are not wanted."""
+        rows = [row for row, wanted in enumerate(is_wanted) if wanted and tokens[row] is not None]
+        found = [0.0] * len(tokens)
+        if rows:
+            own = logits[rows].float().log_softmax(-1)
+            ids = torch.tensor([[tokens[row]] for row in rows], device=own.device)
+            for row, log_prob in zip(rows, own.gather(1, ids)[:, 0].tolist(), strict=True):
+                found[row] = log_prob
+        return found
 
 
 def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
-    """Draw a token per row of scores (B, V): temperature, top_k and top_p, then the sequence's own noise."""
+    """Draw a token per row of scores (B, V): temperature, filters, then the sequence's own noise."""
     params = [sequence.params for sequence in sequences]
     scores = scores / torch.tensor([[p.temperature] for p in params], device=scores.device)
     chosen = torch.empty(len(params), dtype=torch.long, device=scores.device)
@@ -102,7 +130,13 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
 
 def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
     """Yield rows of scores (B, V) in groups: their numbers, token ids and scores, those filtered out at -inf."""
-    unfiltered = [row for row, p in enumerate(params) if p.top_p >= 1.0 and p.top_k == 0]
+    for rows, ids, kept in _sharpened(scores, params):
+        yield rows, ids, keep_typical(kept, [params[row].typical_p for row in rows])
+
+
+def _sharpened(scores: Tensor, params: Sequence[SamplingParams]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """What top_k, top_p and min_p leave of each row, looking at as few of the best tokens as will do."""
+    unfiltered = [row for row, p in enumerate(params) if p.top_p >= 1.0 and p.top_k == 0 and p.min_p == 0.0]
     if unfiltered:
         own = scores[unfiltered]
         yield unfiltered, torch.arange(own.shape[1], device=own.device).expand(own.shape), own
@@ -120,7 +154,7 @@ def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Iterator[tuple
 def candidates(
     scores: Tensor, params: Sequence[SamplingParams], num_candidates: int
 ) -> tuple[Tensor, Tensor, list[bool]]:
-    """Return the best tokens of scores (B, V) and their scores after top_k and top_p, and whether these are all.
+    """Return the best tokens of scores (B, V), their scores after top_k, top_p and min_p, and whether these are all.
 
     Where they are not, the filters would keep tokens beyond the `num_candidates` best ones.
     """
@@ -136,8 +170,40 @@ def candidates(
     shares = (kept - total[:, None]).exp()
     before = shares.cumsum(-1) - shares
     kept = kept.masked_fill((top_p < 1.0)[:, None] & (before >= top_p[:, None]), NO_SCORE)
+    # A share of the best token's probability is a distance from its score, whatever was filtered out before.
+    floor = best[:, :1] + torch.tensor([[_log(p.min_p)] for p in params], device=scores.device)
+    kept = kept.masked_fill(kept < floor, NO_SCORE)
     is_within_k = has_top_k[:, 0] & (top_k < num_candidates) & (least[:, 0] > best[:, -1])
     is_within_p = ~has_top_k[:, 0] & (top_p < 1.0) & (shares.sum(-1) >= top_p)
-    is_whole = is_within_k | is_within_p if num_candidates < size else torch.ones_like(is_within_k)
+    is_within_floor = ~has_top_k[:, 0] & (best[:, -1] < floor[:, 0])
+    is_whole = is_within_k | is_within_p | is_within_floor
+    if num_candidates == size:
+        is_whole = torch.ones_like(is_whole)
     width = int((kept > NO_SCORE).sum(-1).max().clamp(min=1))  # what is filtered out needs no noise
     return ids[:, :width], kept[:, :width], is_whole.tolist()
+
+
+def keep_typical(scores: Tensor, shares: Sequence[float]) -> Tensor:
+    """Keep the tokens whose surprise is nearest to the expected one, up to each row's share: scores (B, K) → (B, K).
+
+    Locally typical sampling (Meister et al. 2022, arXiv:2202.00666), as `TypicalLogitsWarper` computes it.
+    """
+    rows = [row for row, share in enumerate(shares) if share < 1.0]
+    if not rows:
+        return scores
+    own = scores[rows]
+    log_probs = own.log_softmax(-1)
+    entropy = -(log_probs * log_probs.exp()).nansum(-1, keepdim=True)
+    distances, order = (-log_probs - entropy).abs().sort(-1)
+    sums = log_probs.exp().gather(-1, order).cumsum(-1)
+    mass = torch.tensor([[shares[row]] for row in rows], device=scores.device)
+    last = (sums < mass).sum(-1, keepdim=True).clamp(max=own.shape[1] - 1)
+    is_far = distances > distances.gather(-1, last)
+    is_far[:, 0] = False
+    kept = scores.clone()
+    kept[rows] = own.masked_fill(torch.zeros_like(is_far).scatter(-1, order, is_far), NO_SCORE)
+    return kept
+
+
+def _log(share: float) -> float:
+    return math.log(share) if share > 0.0 else NO_SCORE

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from worker.engine.errors import EngineBusy
+from worker.engine.fairness import FairQueue
 from worker.engine.request import Chunk, Sequence
 
 
 class Scheduler:
-    """First come, first served: at most `max_num_seqs` run, and one step computes about `max_step_tokens` tokens.
+    """At most `max_num_seqs` run, and one step computes about `max_step_tokens` tokens; who waits is taken in turns.
 
     `attach` is asked once for each sequence that gets a slot: how many of its tokens the cache holds already.
     """
@@ -26,16 +26,17 @@ class Scheduler:
     ) -> None:
         self.max_num_waiting = max_num_waiting
         self.max_step_tokens = max_step_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self._attach = attach
         self._free_slots = list(range(max_num_seqs))
 
-    def add(self, sequence: Sequence) -> None:
-        """Let `sequence` wait for a slot."""
-        if len(self.waiting) >= self.max_num_waiting:
+    def add(self, *sequences: Sequence) -> None:
+        """Let `sequences` wait for their slots, all of them or none."""
+        if len(self.waiting) + len(sequences) > self.max_num_waiting:
             raise EngineBusy(f"{len(self.waiting)} requests are waiting already; try again later")
-        self.waiting.append(sequence)
+        for sequence in sequences:
+            self.waiting.add(sequence)
 
     def schedule(self) -> list[Chunk]:
         """Return the next step: the next token of every reply under way first, then pieces of prompts.
@@ -53,14 +54,22 @@ class Scheduler:
                 break
         return decoding + prefilling
 
+    def fork(self, root: Sequence) -> Sequence:
+        """Return a sequence for another beam of `root`, in one of the slots held in reserve for it."""
+        beam = Sequence(root.request, root=root)
+        beam.slot = root.reserved_slots.pop()
+        self.running.append(beam)
+        return beam
+
     def finish(self, sequence: Sequence) -> None:
-        """Take `sequence` out, wherever it stands; its slot is free again."""
+        """Take `sequence` out, wherever it stands; its slots are free again."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
             return
         self.running.remove(sequence)
-        heapq.heappush(self._free_slots, sequence.slot)
-        sequence.slot = None
+        for slot in (sequence.slot, *sequence.reserved_slots):
+            heapq.heappush(self._free_slots, slot)
+        sequence.slot, sequence.reserved_slots = None, []
 
     def everyone(self) -> list[Sequence]:
         """Return all sequences, running and waiting."""
@@ -69,10 +78,14 @@ class Scheduler:
     def _incomplete(self) -> Iterable[Sequence]:
         """Yield the sequences whose prompts are not computed; those that wait get a slot when their turn comes."""
         yield from [s for s in self.running if _num_missing(s) > 1]
-        while self.waiting and self._free_slots:
-            sequence = self.waiting.popleft()
-            # The lowest free slot, so that the slots in use stay together.
-            sequence.slot = heapq.heappop(self._free_slots)
+        while sequence := self.waiting.next():
+            # One that needs several slots waits for them, and holds up the others meanwhile: else it never ran.
+            if len(self._free_slots) < sequence.params.num_beams:
+                return
+            self.waiting.take(sequence)
+            # The lowest free slots, so that the slots in use stay together.
+            slots = [heapq.heappop(self._free_slots) for _ in range(sequence.params.num_beams)]
+            sequence.slot, *sequence.reserved_slots = slots
             self.running.append(sequence)
             sequence.num_cached_tokens = self._attach(sequence)
             yield sequence

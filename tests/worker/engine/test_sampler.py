@@ -12,28 +12,39 @@ from hypothesis import strategies as st
 from transformers import (
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
+    TypicalLogitsWarper,
 )
 
 from worker.engine.noise import gumbel
+from worker.engine.processors import repeating_ids
 from worker.engine.request import Request, SamplingParams, Sequence
-from worker.engine.sampler import Sampler, candidates, filtered, repeating_ids
+from worker.engine.sampler import Sampler, candidates, filtered
 
 VOCABULARY_SIZE = 700  # more than the sampler's candidates, so that both of its ways are taken
 STOPS, BANNED = (3,), (0, 699)
 SAMPLER = Sampler(stop_ids=STOPS, banned_ids=BANNED)
 
+# Of the histories' few tokens, so that phrases are completed; the stop token among them.
+phrases = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
 params = st.builds(
     SamplingParams,
     temperature=st.floats(0.1, 3.0),
     top_p=st.one_of(st.just(1.0), st.floats(0.05, 0.999)),
     top_k=st.one_of(st.just(0), st.integers(1, 60), st.integers(200, 2000)),
+    min_p=st.one_of(st.just(0.0), st.floats(0.001, 1.0)),
+    typical_p=st.one_of(st.just(1.0), st.floats(0.05, 0.999)),
     repetition_penalty=st.one_of(st.just(1.0), st.floats(0.5, 2.0)),
+    bad_words=st.lists(phrases, max_size=3).map(tuple),
+    biases=st.dictionaries(phrases, st.floats(-5.0, 5.0), max_size=3).map(lambda chosen: tuple(chosen.items())),
     no_repeat_ngram_size=st.integers(0, 4),
     min_new_tokens=st.integers(0, 5),
     seed=st.integers(0, 2**63 - 1),
@@ -68,10 +79,14 @@ def expected(logits: torch.Tensor, drawn: Sequence) -> torch.Tensor:
     """What `generate` draws from, with its processors in its order."""
     p = drawn.params
     chain: list[Any] = []
+    if p.biases:
+        chain.append(SequenceBiasLogitsProcessor([[list(phrase), bias] for phrase, bias in p.biases]))
     if p.repetition_penalty != 1.0:
         chain.append(RepetitionPenaltyLogitsProcessor(p.repetition_penalty))
     if p.no_repeat_ngram_size:
         chain.append(NoRepeatNGramLogitsProcessor(p.no_repeat_ngram_size))
+    if bad_words := [list(phrase) for phrase in p.bad_words if phrase != STOPS]:
+        chain.append(NoBadWordsLogitsProcessor(bad_words, eos_token_id=list(STOPS)))
     if p.min_new_tokens:
         chain.append(MinNewTokensLengthLogitsProcessor(len(drawn.request.prompt_ids), p.min_new_tokens, list(STOPS)))
     chain.append(SuppressTokensLogitsProcessor(list(BANNED)))
@@ -80,6 +95,9 @@ def expected(logits: torch.Tensor, drawn: Sequence) -> torch.Tensor:
         chain.append(TopKLogitsWarper(p.top_k))
     if p.top_p < 1.0:
         chain.append(TopPLogitsWarper(p.top_p))
+    chain.append(MinPLogitsWarper(p.min_p))
+    if p.typical_p < 1.0:
+        chain.append(TypicalLogitsWarper(p.typical_p))
     result = LogitsProcessorList(chain)(torch.tensor([drawn.ids]), logits[None].clone())
     return result[0].softmax(-1)
 
@@ -169,6 +187,18 @@ def test_a_row_without_finite_scores_has_no_token() -> None:
 )
 def test_repeating_ids_are_those_that_complete_an_ngram_again(ids: list[int], size: int, repeating: list[int]) -> None:
     assert repeating_ids(ids, size) == repeating
+
+
+def test_a_bad_word_is_forbidden_where_its_beginning_precedes_it() -> None:
+    own = SamplingParams(do_sample=False, bad_words=((7, 8), (9,), (3,)))
+    logits = scores(1, VOCABULARY_SIZE)
+    assert SAMPLER.processed(logits, [sequence([1, 7], [], own)])[0, [8, 9]].isinf().all()
+    assert SAMPLER.processed(logits, [sequence([7, 1], [], own)])[0, [8, 3]].isfinite().all()  # 3 ends the reply
+
+
+def test_a_bias_makes_a_token_win() -> None:
+    own = SamplingParams(do_sample=False, biases=(((17,), 100.0),))
+    assert SAMPLER.sample(scores(1, VOCABULARY_SIZE), [sequence([1], [], own)]) == [17]
 
 
 def test_a_flat_distribution_needs_more_than_the_candidates() -> None:
