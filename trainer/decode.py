@@ -21,7 +21,6 @@ from trainer.metrics import Said
 from worker.engine.engine import Engine
 from worker.engine.request import Completion, FinishReason, Request, SamplingParams
 from worker.loading import LoadedModel
-from worker.respond import readable
 
 GREEDY = GenerationSettings(do_sample=False)
 SAMPLES = Path(__file__).with_name("samples.yaml")
@@ -75,7 +74,7 @@ def decode(
             futures[engine.submit(Request(prompt_ids=tuple(prompt.ids), params=params))] = place
         for future in as_completed(futures):
             place, completion = futures[future], future.result()
-            text = readable(loaded.layout.text(completion.ids))
+            text = loaded.layout.text(completion.ids)
             has_stopped = completion.finish_reason is FinishReason.STOP
             said[place] = Said(text, asked[place].answer, asked[place].own, len(completion.ids), has_stopped)
             progress(len(said))

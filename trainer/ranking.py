@@ -9,9 +9,11 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -21,6 +23,7 @@ from trainer.formats import DataError, Dialogue
 from trainer.metrics import hit_and_reciprocal_rank, normalised
 
 NUM_CANDIDATES = 20
+HEAD = "multiple_choice_head.summary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,11 @@ class Question:
 def questions(
     dialogues: Sequence[Dialogue], *, limit: int | None = None, seed: int = 1, number: int = NUM_CANDIDATES
 ) -> list[Question]:
-    """Return a question for every bot turn of the first `limit` dialogues, distractors drawn from all of them.
+    """Return a question for every bot turn of the first `limit` dialogues.
 
-    Distractors are bot turns of other dialogues, none of which says the same as the true reply or another; the
-    draw depends on nothing but `seed` and the turn's place. Raises `DataError` where there are too few replies.
+    Where the data offers wrong replies of its own they are taken as they are. Elsewhere they are bot turns of any
+    other dialogue, none of which says the same as the true reply or another; the draw depends on nothing but `seed`
+    and the turn's place. Raises `DataError` where there are too few replies to draw from.
     """
     pool = [
         (index, turn.text)
@@ -46,12 +50,15 @@ def questions(
         for turn in dialogue.turns
         if turn.role is Role.BOT and turn.text.strip()
     ]
-    return [
-        Question(dialogue.facts, dialogue.turns[:place], (*_drawn(pool, index, turn.text, number, key), turn.text))
-        for index, dialogue in enumerate(dialogues[:limit])
-        for place, turn in enumerate(dialogue.turns)
-        if turn.role is Role.BOT and (key := f"{seed}:{index}:{place}")
-    ]
+    asked = []
+    for index, dialogue in enumerate(dialogues[:limit]):
+        stored = {choice.reply.strip(): choice.wrong for choice in dialogue.choices}
+        for place, turn in enumerate(dialogue.turns):
+            if turn.role is Role.BOT:
+                key = f"{seed}:{index}:{place}"
+                wrong = stored.get(turn.text) or _drawn(pool, index, turn.text, number, key)
+                asked.append(Question(dialogue.facts, dialogue.turns[:place], (*wrong, turn.text)))
+    return asked
 
 
 def _drawn(pool: Sequence[tuple[int, str]], own: int, answer: str, number: int, key: str) -> list[str]:
@@ -120,7 +127,7 @@ class Ranker:
 
     def _encoded(self, text: str) -> list[int]:
         """Return a candidate's ids as they stand behind the reply header, up to and with the end token."""
-        block = self._layout.block(Role.BOT, text)
+        block = self._layout.target(Role.BOT, text)
         labelled = [place for place, part in enumerate(block.parts) if part is not Part.CONTEXT]
         return block.ids[len(self._layout.reply_header()) : labelled[-1] + 1]
 
@@ -140,9 +147,31 @@ class Ranker:
             position_ids=torch.tensor([positions], device=device),
             attention_mask=mask[None, None],
             use_cache=False,
+            **self._types(context, candidates),
         )
         states: Tensor = output.last_hidden_state[0]
         return states
+
+    def _types(self, context: Sequence[int], candidates: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Return the row's token types, each candidate's as behind the context; nothing for a layout without them."""
+        types = self._layout.token_types(context)
+        if types is None:
+            return {}
+        for candidate in candidates:
+            types = [*types, *(self._layout.token_types([*context, *candidate]) or [])[len(context) :]]
+        return {"token_type_ids": torch.tensor([types], device=self._model.device)}
+
+
+def load_head(folder: Path) -> nn.Linear | None:
+    """Read the next-utterance head of a checkpoint by the names `GPT2DoubleHeadsModel` gives it; None without one."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            if f"{HEAD}.weight" in file.keys():  # noqa: SIM118
+                weight, bias = (file.get_tensor(f"{HEAD}.{name}").float() for name in ("weight", "bias"))
+                head = nn.Linear(weight.shape[1], 1).requires_grad_(False)
+                head.load_state_dict({"weight": weight, "bias": bias})
+                return head
+    return None
 
 
 def rank(ranker: Ranker, asked: Sequence[Question], progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
@@ -158,4 +187,8 @@ def rank(ranker: Ranker, asked: Sequence[Question], progress: Callable[[int], No
         if pairs:
             figures[f"{name}hits_at_1"] = sum(hit for hit, _ in pairs) / len(pairs)
             figures[f"{name}mrr"] = sum(reciprocal for _, reciprocal in pairs) / len(pairs)
-    return figures | {"candidates_sha256": digest(asked), "num_ranked": len(asked)}
+    return figures | {
+        "num_candidates": max((len(question.candidates) for question in asked), default=0),
+        "candidates_sha256": digest(asked),
+        "num_ranked": len(asked),
+    }

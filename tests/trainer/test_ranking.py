@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from personas.conversation import Role, Turn
-from personas.layout import Part
+from personas.layout import ConvaiLayout, Part
+from tests.helpers.layouts import tokenizer_json
+from tests.helpers.tiny_families import WINDOW, tiny_gpt2
 from tests.helpers.tiny_model import tiny_checkpoint
-from trainer.formats import DataError, Dialogue
+from trainer.formats import Choice, DataError, Dialogue
 from trainer.metrics import normalised
-from trainer.ranking import Question, Ranker, digest, questions, rank
+from trainer.ranking import HEAD, Question, Ranker, digest, load_head, questions, rank
 from worker.loading import LoadedModel, load_model
 
 FACTS = ("my name is ada.", "i keep two dogs.")
@@ -52,6 +58,14 @@ def test_candidates_depend_on_the_seed_and_not_on_how_many_are_asked() -> None:
     assert digest(questions(talks)) != digest(questions(talks, seed=2))
 
 
+def test_candidates_that_the_data_offers_are_taken_as_they_are() -> None:
+    (talk,) = dialogues(number=1)
+    offered = replace(talk, choices=tuple(Choice(turn.text, ("no.", "yes.")) for turn in talk.turns[1::2]))
+    assert [question.candidates for question in questions([offered])] == [
+        ("no.", "yes.", f"reply 0 {place}.") for place in range(3)
+    ]
+
+
 def test_too_few_replies_are_an_error_that_says_so() -> None:
     with pytest.raises(DataError, match="ranking needs 19 different replies"):
         questions(dialogues(number=4))
@@ -91,3 +105,35 @@ def test_a_context_longer_than_the_window_is_cut_and_still_ranked(loaded: Loaded
     ranker = Ranker(loaded.model, loaded.layout, window=loaded.window)
     scores = ranker.by_likelihood(Question(FACTS, turns, ("yes", "no " * 300)))
     assert all(score < 0 for score in scores)
+
+
+def test_the_head_is_read_by_its_published_names_and_scores_the_end_token(loaded: LoadedModel, tmp_path: Path) -> None:
+    assert load_head(tmp_path) is None
+    weights = {f"{HEAD}.weight": torch.randn(1, 64), f"{HEAD}.bias": torch.tensor([0.5])}
+    save_file(weights, tmp_path / "model.safetensors")
+    head = load_head(tmp_path)
+    assert head is not None
+    turns, text = (Turn(Role.USER, "do you have any pets?"),), "yes, my dog is biscuit."
+    _, (score, _) = Ranker(loaded.model, loaded.layout, window=loaded.window, head=head).scores(
+        Question(FACTS, turns, (text, "no"))
+    )
+    (example,) = loaded.layout.examples_of(FACTS, (*turns, Turn(Role.BOT, text)), max_tokens=loaded.window)
+    states = loaded.model.transformer(input_ids=torch.tensor([example.ids])).last_hidden_state[0]
+    assert score == pytest.approx(float(states[-1] @ weights[f"{HEAD}.weight"][0] + 0.5), abs=1e-3)
+
+
+def test_a_layout_with_token_types_gives_each_candidate_its_own() -> None:
+    layout = ConvaiLayout(tokenizer_json(300), max_tokens=WINDOW)
+    model = tiny_gpt2()
+    model.set_attn_implementation("sdpa")
+    turns = (Turn(Role.USER, "hello there"),)
+    question = Question(("I am Ada.",), turns, ("I am well.", "thank you!"))
+    for text, score in zip(
+        question.candidates, Ranker(model, layout, window=WINDOW).by_likelihood(question), strict=True
+    ):
+        (example,) = layout.examples_of(question.facts, (*turns, Turn(Role.BOT, text)), max_tokens=WINDOW)
+        ids, types = torch.tensor([example.ids]), torch.tensor([layout.token_types(example.ids)])
+        logits = model(input_ids=ids, token_type_ids=types).logits[0].detach().log_softmax(-1)
+        places = [place for place, part in enumerate(example.parts) if part is not Part.CONTEXT]
+        alone = [float(logits[place - 1, example.ids[place]]) for place in places]
+        assert score == pytest.approx(sum(alone) / len(alone), abs=1e-4)
