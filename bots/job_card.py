@@ -119,7 +119,7 @@ def _end(job: Job) -> str:
     match job.state:
         case State.PROMOTED:
             forced = f"\nBy force: {job.reason}" if result.get("is_forced") else ""
-            return f"Promoted: {result['version']} serves the next message.{forced}"
+            return f"Promoted: {result['version']} {_use(job)}.{forced}"
         case State.REFUSED if result:
             return f"Refused: {job.reason}.\n{result['version']} is kept for a look, and never served."
         case State.REFUSED:
@@ -129,6 +129,12 @@ def _end(job: Job) -> str:
         case State.COMPARED:
             return "Compared."
     return f"Failed: {job.reason}"
+
+
+def _use(job: Job) -> str:
+    if job.order.persona:
+        return f"speaks as {job.order.persona} once that persona's file says checkpoint: {job.order.name}"
+    return "serves the next message" if job.result.get("is_served") else "is current, but the settings name a model"
 
 
 def _figure(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:

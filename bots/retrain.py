@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from bots.command import Attachment, Caller, Command, Option, Permission, Response
-from bots.job_card import card, line_of
+from bots.job_card import card, final_report, line_of
 from bots.persona_commands import suggest_personas
 from bots.services import Services, in_thread
 from bots.workshop import DATASETS, UnfitFile, Workshop
@@ -146,6 +146,8 @@ async def _shown(workshop: Workshop, job_id: str) -> Response:
     if job is None:
         return _no("There is no such job.")
     text, buttons = card(job, await in_thread(num_ahead, workshop, job))
+    if told := final_report(job):
+        text = f"{text}\n\n{told}"
     return Response(text, buttons=buttons, is_private=True, replaces=True)
 
 

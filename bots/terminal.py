@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -151,6 +152,7 @@ class Chat:
     screen: Screen
     catalogue: Catalogue
     record: Record = field(default_factory=NoRecord)
+    administer: Callable[[str], str] | None = None
     is_over: bool = field(default=False, init=False)
     _last_prompt: str = field(default="", init=False)
 
@@ -248,6 +250,11 @@ class Chat:
         shown = ", ".join(f"{key} {value}" for key, value in given.items())
         self.screen.note(f"Set here: {shown or 'nothing'}; the rest comes from the persona and the model.")
 
+    def ask_workshop(self, argument: str, *, name: str) -> None:
+        """Give a command about training and checkpoints, where there is somebody to carry it out."""
+        here = self.administer
+        self.screen.note(here(f"{name} {argument}") if here else "That works in `personabot up`, where the queue is.")
+
     def quit(self, _argument: str) -> None:
         """Leave."""
         self.is_over = True
@@ -282,6 +289,9 @@ COMMANDS = {
     "regenerate": Command(Chat.regenerate, "answer the last message again, differently"),
     "reset": Command(Chat.reset, "forget this conversation and begin a new one"),
     "settings": Command(Chat.change_settings, "show or change how replies are sampled", "[NAME VALUE]"),
+    "retrain": Command(partial(Chat.ask_workshop, name="retrain"), "train a new version", "start|status|cancel|list"),
+    "model": Command(partial(Chat.ask_workshop, name="model"), "checkpoints", "list|show|use|promote|rollback|compare"),
+    "status": Command(partial(Chat.ask_workshop, name="status"), "who is at work, on what, and what waits"),
     "help": Command(Chat.show_help, "show this list"),
     "quit": Command(Chat.quit, "leave (also Ctrl-D)"),
     "exit": Command(Chat.quit, "leave", is_alias=True),

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from bots.screens import PlainScreen, RichScreen
 from bots.terminal import Chat, Screen
+from personabot.console import AdminConsole
 from personabot.queue_partner import QueuePartner
 from personabot.supervise import Child, Supervisor
 from personas.catalogue import load_catalogue
@@ -95,6 +96,11 @@ class House(ExitStack):
         self._start_child("worker", worker_arguments(self._settings))
         model = self._settings.model or "the shipped model"
         self._report("started", "worker", f"loads {model}{self._see_log('worker')}")
+        if self._settings.admin_ids or self._is_chatting_here:
+            self._start_child("training", ["worker", "--queues", "training", *worker_arguments(self._settings)[1:]])
+            self._report("started", "training", f"waits for /retrain{self._see_log('training')}")
+        else:
+            self._report("left out", "training", "no admins in the settings")
         for name in ADAPTERS:
             if name in platforms:
                 self._start_child(name, ["bot", name])
@@ -151,7 +157,8 @@ class House(ExitStack):
                     waiting_for=lambda: "thinking" if partner.is_worker_alive() else "loading the model",
                 )
             partner.on_late_reply = lambda entry: screen.bot(entry.persona, entry.text)
-            Chat(partner, screen, catalogue).run()
+            with AdminConsole(settings, redis_url(settings), screen.note) as console:
+                Chat(partner, screen, catalogue, administer=console).run()
 
     def _start_child(self, name: str, arguments: Sequence[str]) -> None:
         log_file = log_path(self._settings, name) if self._is_chatting_here else None
@@ -171,7 +178,8 @@ class House(ExitStack):
             lost = [child for child in self._supervisor.children if child.is_given_up]
             if any(child.name == "worker" for child in lost):
                 self._give_up("The worker cannot run." + self._last_words("worker"))
-            elif lost and len(lost) == len(self._supervisor.children) - 1:
+            adapters = [child for child in self._supervisor.children if child.name in ADAPTERS]
+            if adapters and all(child.is_given_up for child in adapters):
                 self._give_up("No adapter can run; the lines above say why.")
 
     def _give_up(self, failure: str) -> None:

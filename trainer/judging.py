@@ -44,11 +44,14 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
     is_promoted = verdict.is_accepted or order.is_forced
     if is_promoted:
         registry.promote(version.reference, by=order.by, is_forced=order.is_forced)
+        if not order.persona:  # a voice is asked for by its persona's file
+            registry.choose(order.name, by=order.by)
     persona = speaker(settings, order.persona)
     return {
         "version": version.reference,
         "digest": version.digest,
         "is_promoted": is_promoted,
+        "is_served": is_promoted and not order.persona and settings.model in ("", order.name),
         "is_forced": is_promoted and not verdict.is_accepted,
         "reason": "; ".join(verdict.reasons),
         "prompts": list(PROMPTS),

@@ -15,14 +15,12 @@ from telegram.constants import ChatType, MessageEntityType
 
 from bots.addressed import Sighting, utf16_span, without_spans
 from bots.command import Attachment, Command
-from bots.commands import COMMANDS, find
+from bots.typed import read_command
 from bots.workshop import UnfitFile
 from personas.conversation import Conversation
 
 PLATFORM: Final = "telegram"
 _COMMAND: Final = re.compile(r"/(?P<name>\w{1,32})(?:@(?P<bot>\w+))?(?:\s+(?P<rest>.*))?\s*", re.DOTALL | re.ASCII)
-_GROUPS: Final = frozenset(command.name.split()[0] for command in COMMANDS if " " in command.name)
-_SHOWN_FIRST: Final = {"persona": "show", "retrain": "help"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,34 +45,8 @@ def read_call(text: str, username: str) -> Call | None:
     if match is None or (match["bot"] and match["bot"].casefold() != username.casefold()):
         return None
     name, rest = match["name"].casefold(), (match["rest"] or "").strip()
-    if name in _GROUPS:
-        word, _, after = rest.partition(" ")
-        command = find(f"{name} {word.casefold()}") if word else find(f"{name} {_SHOWN_FIRST.get(name, 'list')}")
-        # "/persona Ada" can only mean one thing.
-        command, rest = (command, after.strip()) if command else (find(f"{name} set") or find(f"{name} help"), rest)
-    else:
-        command = find(name)
-    arguments = read_arguments(command, rest) if command else {}
+    command, arguments = read_command(name, rest)
     return Call(name, command, arguments, names_us=bool(match["bot"]))
-
-
-def read_arguments(command: Command, rest: str) -> dict[str, str]:
-    """Return the options as typed: all of it for a command with one, name=value for one with several.
-
-    >>> read_arguments(find("retrain start"), "ada recipe=quick")
-    {'name': 'ada', 'recipe': 'quick'}
-    """
-    names = [option.name for option in command.options]
-    if len(names) <= 1:
-        return {names[0]: rest} if names and rest else {}
-    given: dict[str, str] = {}
-    for word in rest.split():
-        name, sign, value = word.partition("=")
-        if sign and name.casefold() in names:
-            given[name.casefold()] = value
-        elif free := [name for name in names if name not in given]:
-            given[free[0]] = word
-    return given
 
 
 def attachment_of(message: telegram.Message) -> Attachment | None:

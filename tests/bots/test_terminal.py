@@ -157,7 +157,7 @@ def test_commands_and_names_complete() -> None:
     def offers(text: str) -> list[str]:
         return [found.text for found in completer.get_completions(Document(text), CompleteEvent())]
 
-    assert offers("/re") == ["regenerate", "reset"]
+    assert offers("/re") == ["regenerate", "reset", "retrain"]
     assert offers("/persona ad") == ["Ada Lovelace"]
     assert offers("hello /re") == []
 

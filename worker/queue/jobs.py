@@ -31,7 +31,7 @@ class Jobs:
     """All jobs of one Redis, as an adapter or a training worker sees them."""
 
     def __init__(self, client: redis.Redis, *, worker: str = "", device: str = "", lease_s: float = LEASE_S) -> None:
-        self._redis = client
+        self.redis = client
         self._worker = worker
         self._device = device
         self._lease_ms = int(lease_s * 1000)
@@ -53,17 +53,17 @@ class Jobs:
 
     def get(self, job_id: str) -> Job | None:
         """Return the job, or None."""
-        record = cast("dict[str, str]", self._redis.hgetall(f"job:{job_id}")) if job_id else {}
+        record = cast("dict[str, str]", self.redis.hgetall(f"job:{job_id}")) if job_id else {}
         return Job.from_record(job_id, record) if "order" in record else None
 
     def newest(self, limit: int = NUM_LISTED) -> list[Job]:
         """Return the newest jobs, the last one first."""
-        ids = cast("list[str]", self._redis.zrange("jobs", 0, limit - 1, desc=True))
+        ids = cast("list[str]", self.redis.zrange("jobs", 0, limit - 1, desc=True))
         return [job for job in map(self.get, ids) if job is not None]
 
     def open(self) -> list[Job]:
         """Return the jobs that are not over, in the order of the queue."""
-        ids = cast("list[str]", self._redis.zrange("jobs:open", 0, -1))
+        ids = cast("list[str]", self.redis.zrange("jobs:open", 0, -1))
         return [job for job in map(self.get, ids) if job is not None]
 
     def confirm(self, job_id: str, by: str) -> bool:
@@ -77,19 +77,19 @@ class Jobs:
 
     def set_message(self, job_id: str, message_id: str) -> None:
         """Remember the message that shows the job."""
-        self._redis.hset(f"job:{job_id}", "message_id", message_id)
+        self.redis.hset(f"job:{job_id}", "message_id", message_id)
 
     def shown(self, platform: str) -> set[str]:
         """Return the ids of the jobs that the platform's adapter keeps people informed of."""
-        return set(cast("set[str]", self._redis.smembers(f"jobs:shown:{platform}")))
+        return set(cast("set[str]", self.redis.smembers(f"jobs:shown:{platform}")))
 
     def show(self, platform: str, job_id: str) -> None:
         """Have the platform's adapter keep people informed of a job."""
-        self._redis.sadd(f"jobs:shown:{platform}", job_id)
+        self.redis.sadd(f"jobs:shown:{platform}", job_id)
 
     def stop_showing(self, platform: str, job_id: str) -> None:
         """Say that everything about the job was told."""
-        self._redis.srem(f"jobs:shown:{platform}", job_id)
+        self.redis.srem(f"jobs:shown:{platform}", job_id)
 
     # --- for training workers ---
 
@@ -121,8 +121,8 @@ class Jobs:
 
     def put_curve(self, job: Job, png: bytes) -> None:
         """Keep the picture of the loss curve."""
-        self._redis.set(f"job:{job.id}:curve", png.hex())
+        self.redis.set(f"job:{job.id}:curve", png.hex())
 
     def curve(self, job_id: str) -> bytes:
         """Return the picture of the loss curve (PNG), empty if there is none."""
-        return bytes.fromhex(cast("str | None", self._redis.get(f"job:{job_id}:curve")) or "")
+        return bytes.fromhex(cast("str | None", self.redis.get(f"job:{job_id}:curve")) or "")
