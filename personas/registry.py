@@ -191,18 +191,14 @@ class Registry:
         with self._lock(name):
             versions = {each.version: each for each in self.versions(name)}
             pointer = self._pointer(name)
-            *below, top = pointer.promotions or (None,)
-            while below and below[-1] is not None and below[-1].version not in versions:
-                below.pop()
-            if top is None or (not below and SHIPPED not in versions):
+            below = [promotion for promotion in pointer.promotions[:-1] if promotion.version in versions]
+            if not pointer.promotions or not (below or SHIPPED in versions):
                 raise RegistryError(f"{name} has no earlier version to go back to.")
-            target = below[-1].version if below and below[-1] else SHIPPED
+            target = below[-1].version if below else SHIPPED
             self.verify(f"{name}@{target}")
-            undone = top.model_copy(update={"by": by, "at": now()})
-            write_record(
-                self.folder / name / POINTER_FILE,
-                Pointer(promotions=tuple(p for p in below if p), rolled_back=(*pointer.rolled_back, undone)),
-            )
+            undone = pointer.promotions[-1].model_copy(update={"by": by, "at": now()})
+            after = Pointer(promotions=tuple(below), rolled_back=(*pointer.rolled_back, undone))
+            write_record(self.folder / name / POINTER_FILE, after)
         return self.version(f"{name}@{target}")
 
     def pointer(self, name: str) -> Pointer:
@@ -220,6 +216,11 @@ class Registry:
         version = self.served(name.partition("@")[0])
         write_record(self.folder / CHOSEN_FILE, Chosen(name=version.name, by=by, at=now()))
         return version
+
+    def stamp(self) -> frozenset[tuple[str, int, int]]:
+        """Return something that differs after a change of what is current or chosen, and is cheap to ask for often."""
+        files = [*self.folder.glob(f"*/{POINTER_FILE}"), *self.folder.glob(CHOSEN_FILE)]
+        return frozenset((str(file), file.stat().st_mtime_ns, file.stat().st_ino) for file in files)
 
     def verify(self, reference: str) -> None:
         """Hash the version's files anew; raises `CheckpointError` that names what is damaged."""

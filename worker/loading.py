@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from personas.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
 from personas.errors import CheckpointError, LayoutError, PersonabotError
 from personas.layout import TEMPLATE_FILE, Layout, layout_for_hf_folder, load_layout
-from personas.registry import SHIPPED_FOLDER, Registry
+from personas.registry import LINEAGE_FILE, SHIPPED_FOLDER, Registry
+from personas.registry import SHIPPED as SHIPPED_VERSION
 from worker.adapter import merge_adapter
 from worker.bases import HUB_IDS, base_folder, is_installed
 from worker.device import choose_device, choose_dtype, stored_dtype
@@ -87,7 +88,7 @@ def load_model(
         model=network,
         layout=layout,
         checkpoint=checkpoint,
-        name=found.name,
+        name=_name(found),
         digest=checkpoint.digest if checkpoint else _digest(folder),
         device=chosen_device,
         dtype=chosen_dtype,
@@ -120,6 +121,15 @@ def find_model(model: str = "", registry: Registry | None = None) -> Found:
     return Found(place if isinstance(place, str) else place.resolve().name, place)
 
 
+def earlier_versions(model: str, registry: Registry) -> list[str]:
+    """Return what `model` was before, newest first, as far as the registry knows; what is shipped comes last."""
+    name = model or registry.chosen() or _shipped_default().name
+    if not registry.has(name) or "@" in name:
+        return []
+    promotions = registry.pointer(name).promotions[-2::-1]
+    return [f"{name}@{version}" for version in (*(promotion.version for promotion in promotions), SHIPPED_VERSION)]
+
+
 def resolve_model(model: str = "") -> Path | str:
     """Return the folder of a model, or the hub id to fetch it by."""
     if not model:
@@ -132,6 +142,12 @@ def resolve_model(model: str = "") -> Path | str:
     if HUB_ID.fullmatch(model) and not model.startswith("."):
         return model
     raise CheckpointError(f"{model}: there is no such folder. {_known_models()}")
+
+
+def _name(found: Found) -> str:
+    """A registered version's folder is called by the version, the one around it by the name."""
+    is_registered = isinstance(found.place, Path) and (found.place / LINEAGE_FILE).is_file()
+    return Path(found.place).resolve().parent.name if is_registered else found.name
 
 
 def _shipped_default() -> Path:
@@ -221,7 +237,7 @@ def _load_network(folder: Path, dtype: torch.dtype = torch.float32) -> PreTraine
 
 def _merged(checkpoint: Checkpoint, layout: Layout, dtype: torch.dtype) -> PreTrainedModel:
     """Load the base and add the adapter, in float32 before anything is rounded."""
-    network = _load_network(_base_of(checkpoint))
+    network = _load_network(base_of(checkpoint))
     if layout.vocabulary_size > network.config.get_text_config().vocab_size:
         network.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
     try:
@@ -233,7 +249,8 @@ def _merged(checkpoint: Checkpoint, layout: Layout, dtype: torch.dtype) -> PreTr
         ) from error
 
 
-def _base_of(checkpoint: Checkpoint) -> Path:
+def base_of(checkpoint: Checkpoint) -> Path:
+    """Return the folder of an adapter's base: beside it, known by name, or from the hub."""
     base = checkpoint.base or ""
     beside = checkpoint.folder / base
     if base not in HUB_IDS and beside.is_dir():

@@ -1,4 +1,4 @@
-"""One worker process: the model loaded once, Celery's threads, the heartbeat of their claims, the sweep.
+"""One worker process: its pool of models, Celery's threads, the heartbeat of their claims, the sweep.
 
     personabot worker                                                  (one of `personabot up`, or alone)
     celery -A worker.queue.app worker -Q chat -P threads               the same, started by Celery's own command
@@ -35,6 +35,7 @@ from worker.engine.errors import EngineStopped
 from worker.queue.app import app, make_app, num_threads
 from worker.queue.connection import broker_url, connect
 from worker.queue.keys import CHAT_QUEUE
+from worker.queue.loaded import RedisBoard
 from worker.queue.mailbox import Mailbox
 from worker.queue.server import running_server
 
@@ -86,7 +87,7 @@ class Heart:
 @contextlib.contextmanager
 def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[tasks.Replies]:
     """Let the task of this process answer with `speaker`, with a heartbeat beside it, until the block ends."""
-    name = f"{socket.gethostname()}:{os.getpid()}"
+    name = _worker_name()
     client = connect(url)
     mailbox = Mailbox(client, worker=name, lease_s=settings.lease_s)
     catalogue = load_catalogue(settings.personas_dir)
@@ -106,12 +107,20 @@ def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[
 
 
 @contextlib.contextmanager
-def loaded_speaker(settings: Settings) -> Iterator[tasks.Speaker]:
-    """Load the model and start its engine; torch is imported here and no sooner."""
-    from worker.respond import start_responder
+def loaded_speaker(settings: Settings, url: str) -> Iterator[tasks.Speaker]:
+    """Load the default model and start the pool; torch is imported here and no sooner."""
+    from worker.models import ModelPool
 
-    with start_responder(settings) as responder:
-        yield responder
+    client = connect(url)
+    try:
+        with ModelPool(settings, board=RedisBoard(client, _worker_name())) as pool:
+            yield pool
+    finally:
+        client.close()
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _end_without_engine(error: EngineStopped) -> None:
@@ -171,7 +180,7 @@ def _start(conf: Any, options: dict[str, Any], **_: Any) -> None:
         url = _running.stack.enter_context(running_server(settings))
         conf.broker_url = broker_url(url)
         if CHAT_QUEUE in names:
-            speaker = _running.stack.enter_context(loaded_speaker(settings))
+            speaker = _running.stack.enter_context(loaded_speaker(settings, url))
             _running.replies = _running.stack.enter_context(answering(settings, url, speaker))
     except BaseException as error:
         _running.stack.close()

@@ -13,12 +13,14 @@ import redis
 
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import GenerationSettings
+from personas.registry import Registry, Version
 from personas.store import ChannelSettings, ConversationStore
 from tests.helpers.tiny_model import tiny_checkpoint
 from tests.helpers.worker_process import PATIENCE_S, wait_until, worker_process
 from worker.queue import keys
 from worker.queue.app import make_app, send_reply_task
 from worker.queue.connection import connect
+from worker.queue.loaded import load_errors, loaded_models
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Message, OutboxEntry
 from worker.queue.publish import Publisher
@@ -160,3 +162,26 @@ def test_worker_without_a_model_says_so_and_ends(redis_server: str, tmp_path: Pa
 def test_importing_the_process_and_its_tasks_loads_no_torch() -> None:
     code = "import sys, worker.process, worker.tasks; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_worker_follows_a_promotion_and_says_what_it_has_loaded(
+    redis_server: str, redis_client: redis.Redis, publisher: Publisher, model: Path, home: Path
+) -> None:
+    registry = Registry(home / "checkpoints")
+    one = registry.promote(registry.add(model, "ada").reference)
+    two = registry.add(tiny_checkpoint(home / "two", seed=1, max_tokens=1024), "ada")
+
+    def are_served(version: Version) -> bool:
+        workers = loaded_models(redis_client).values()
+        return [[each.digest for each in states if each.is_default] for states in workers] == [[version.digest]] * 2
+
+    own = {"PERSONABOT_DATA_DIR": str(home), "PERSONABOT_MODEL": "ada"}
+    with worker_process(redis_server, model, **own), worker_process(redis_server, model, **own):
+        wait_until(lambda: are_served(one), "both workers serve the first version")
+        for number, version in enumerate((two, one, two), 1):
+            registry.promote(version.reference)
+            wait_until(lambda version=version: are_served(version), "both workers serve what was promoted")
+            submit(publisher, message(f"question {number}"))
+            has_replies(redis_client, number)
+    assert [entry.model for entry in outbox(redis_client)] == [f"ada@{each.digest}" for each in (two, one, two)]
+    assert load_errors(redis_client) == []

@@ -1,0 +1,74 @@
+"""How much memory a model will take and how much there is, before it is loaded. Reads headers, not tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from personas.checkpoint import is_checkpoint, read_checkpoint
+from personas.errors import PersonabotError
+from personas.settings import Settings
+from worker.device import choose_device, choose_dtype
+from worker.loading import Found, base_of
+
+GIB: Final = 2**30
+UNKNOWN_FREE: Final = 8 * GIB  # where the system does not say
+SHARE_OF_FREE: Final = 0.5
+# On a CPU the engine keeps the weights a second time, packed (`engine.linear`).
+CPU_COPIES: Final = 2
+
+
+class NoRoom(PersonabotError):
+    """A model does not fit the memory budget beside those that are in use. All figures in bytes."""
+
+    def __init__(self, *, needed: int, used: int, budget: int) -> None:
+        super().__init__(
+            f"it needs {needed / GIB:.2f} GB beside {used / GIB:.2f} GB that are in use, and all models together may "
+            f"take {budget / GIB:.2f} GB (setting model_memory_gb)"
+        )
+
+
+def memory_budget(settings: Settings) -> int:
+    """Return the bytes that all models may take: what the settings say, or half of what is free now."""
+    return int(settings.model_memory_gb * GIB) or int(free_memory(settings.device) * SHARE_OF_FREE)
+
+
+def free_memory(device: str) -> int:
+    """Return the bytes that are free where models are loaded: on the GPU, or in the machine without swapping."""
+    chosen, _ = choose_device(device)
+    if chosen.type == "cuda":
+        return torch.cuda.mem_get_info(chosen)[0]
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return UNKNOWN_FREE
+
+
+def model_bytes(found: Found, *, device: str, dtype: str) -> int:
+    """Return the bytes that a model's weights will take, without its caches; 0 for what is not on this machine."""
+    chosen, _ = choose_device(device)
+    itemsize = choose_dtype(chosen, dtype)[0].itemsize
+    return num_weights(found.place) * itemsize * (CPU_COPIES if chosen.type == "cpu" else 1)
+
+
+def num_weights(place: Path | str) -> int:
+    """Return the number of weights in a folder, those of an adapter's base with it: merged, it adds none."""
+    if not isinstance(place, Path):
+        return 0
+    if is_checkpoint(place) and (checkpoint := read_checkpoint(place)).kind == "adapter":
+        return num_weights(base_of(checkpoint))
+    return sum(map(_in_file, place.glob("*.safetensors"))) or sum(
+        path.stat().st_size // 4 for path in place.glob("pytorch_model*.bin")
+    )
+
+
+def _in_file(path: Path) -> int:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
