@@ -93,6 +93,12 @@ def rollback(name: Name) -> None:
 
 
 @app.command()
+def use(name: Name) -> None:
+    """Serve a name to every persona without a checkpoint of its own, instead of the default model."""
+    typer.echo(f"{_registry().choose(name, by=_user()).reference} is served by default")
+
+
+@app.command()
 def add(
     folder: Annotated[Path, typer.Argument(help="A checkpoint folder, as `personabot train` writes it.")],
     name: Annotated[str, typer.Option(help="The name to add it to.", show_default=False)],

@@ -1,4 +1,4 @@
-"""Checkpoint versions on another machine: push and pull through fsspec, so that any store it knows will do.
+"""Checkpoint versions on another machine: push, pull and follow through fsspec, so that any store it knows will do.
 
 A remote is laid out like the registry's folder. `lineage.json` is written last: a version without it is not there yet.
 """
@@ -8,13 +8,20 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Self
 
-from personas.errors import CheckpointError, RegistryError
+import structlog
+
+from personas.errors import CheckpointError, PersonabotError, RegistryError
 from personas.lineage import Lineage, Pointer, Promotion, read_record
 from personas.registry import LINEAGE_FILE, POINTER_FILE, Registry, Version
+
+log = structlog.get_logger(__name__)
+
+FOLLOW_S: Final = 15.0
 
 
 def push(registry: Registry, reference: str, url: str, *, by: str = "") -> Version:
@@ -60,13 +67,64 @@ def pull(registry: Registry, reference: str, url: str) -> Version:
         return registry.add(arrived, name, record, version=wanted)
 
 
+class Follower:
+    """A thread that makes current here what becomes current at `url`, whatever the name.
+
+    Only a change there is followed: what somebody promotes here stays until then.
+    """
+
+    def __init__(self, registry: Registry, url: str, *, pause_s: float = FOLLOW_S) -> None:
+        self._registry, self._url, self._pause_s = registry, url, pause_s
+        self._seen: dict[str, str] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="remote", daemon=True)
+
+    def look(self) -> None:
+        """Pull and promote what is new; a store that is away or a damaged version is logged, and tried again."""
+        try:
+            current = currents(self._url)
+        except RegistryError as error:
+            log.warning("remote checkpoints not seen, trying again", error=str(error))
+            return
+        for name, version in current.items():
+            try:
+                if self._seen.get(name) != version:
+                    self._registry.promote(pull(self._registry, f"{name}@{version}", self._url).reference, by="remote")
+                    self._seen[name] = version
+                    log.info("followed the remote", checkpoint=f"{name}@{version}")
+            except PersonabotError as error:
+                log.warning("remote checkpoint not taken, trying again", checkpoint=name, error=str(error))
+
+    def __enter__(self) -> Self:
+        self.look()  # before the first model is loaded
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._pause_s):
+            self.look()
+
+
+def currents(url: str) -> dict[str, str]:
+    """Return the current version of every name at `url`."""
+    with _filesystem(url) as (files, root):
+        pointers = files.glob(f"{root}/*/{POINTER_FILE}")
+        return {path.split("/")[-2]: _remote_version(files, path.rpartition("/")[0], "") for path in pointers}
+
+
 def _remote_version(files: Any, folder: str, wanted: str) -> str:
     if not wanted:
         if not files.exists(f"{folder}/{POINTER_FILE}"):
             raise RegistryError(f"{folder} has no current version. Push one, or name a version.")
         pointer = Pointer.model_validate_json(files.cat_file(f"{folder}/{POINTER_FILE}"))
         return pointer.promotions[-1].version
-    names: list[str] = [path.rpartition("/")[2] for path in files.ls(folder, detail=False)] if files.exists(folder) else []
+    names: list[str] = (
+        [path.rpartition("/")[2] for path in files.ls(folder, detail=False)] if files.exists(folder) else []
+    )
     complete = [name for name in names if files.exists(f"{folder}/{name}/{LINEAGE_FILE}")]
     matches = [name for name in complete if name == wanted or re.match(rf"0*{re.escape(wanted)}-", name)]
     if len(matches) != 1:

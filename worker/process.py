@@ -28,6 +28,8 @@ from celery.platforms import SecurityWarning
 from personas.catalogue import Catalogue, UnknownPersona, load_catalogue
 from personas.logs import configure_logging
 from personas.persona import Persona
+from personas.registry import Registry
+from personas.remote import Follower
 from personas.settings import Settings, load_settings
 from personas.store import ConversationStore
 from worker import tasks
@@ -111,12 +113,10 @@ def loaded_speaker(settings: Settings, url: str) -> Iterator[tasks.Speaker]:
     """Load the default model and start the pool; torch is imported here and no sooner."""
     from worker.models import ModelPool
 
-    client = connect(url)
-    try:
-        with ModelPool(settings, board=RedisBoard(client, _worker_name())) as pool:
-            yield pool
-    finally:
-        client.close()
+    with contextlib.closing(connect(url)) as client, contextlib.ExitStack() as stack:
+        if settings.checkpoint_remote:
+            stack.enter_context(Follower(Registry.of(settings), settings.checkpoint_remote))
+        yield stack.enter_context(ModelPool(settings, board=RedisBoard(client, _worker_name())))
 
 
 def _worker_name() -> str:

@@ -14,6 +14,7 @@ import structlog
 
 from personas.conversation import Turn
 from personas.persona import GenerationSettings, Persona
+from personas.registry import Registry
 from personas.settings import Settings
 from worker.engine.engine import Engine
 from worker.engine.errors import DeadlinePassed
@@ -163,7 +164,8 @@ def _retried(params: SamplingParams, attempt: int) -> SamplingParams:
 
 def start_responder(settings: Settings, *, model: str = "") -> Responder:
     """Load `model`, or the one that `settings` name, and start an engine for it."""
-    loaded = load_model(model or settings.model, device=settings.device, dtype=settings.dtype)
+    registry = Registry.of(settings)
+    loaded = load_model(model or settings.model, device=settings.device, dtype=settings.dtype, registry=registry)
     engine = Engine.for_model(loaded, max_num_seqs=settings.max_num_seqs, num_threads=settings.num_threads or None)
     engine.start()
     return Responder(loaded, engine, defaults=settings.generation)

@@ -42,6 +42,8 @@ def test_add_promote_rollback_and_what_list_says(registry: Registry, tmp_path: P
     ]
     assert {each["name"] for each in listed if each["is_shipped"]} >= {"starter", "smollm2-persona"}
     assert "current" in run("list", "ada")
+    assert "is served by default" in run("use", "ada")
+    assert registry.chosen() == "ada"
 
 
 def test_show_names_the_figures_that_decided(registry: Registry, tmp_path: Path) -> None:
@@ -87,3 +89,13 @@ def test_a_mistake_ends_in_one_message_and_no_traceback(home: Path) -> None:
     assert done.returncode == 2
     assert "There is no checkpoint called 'nobody'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_chat_takes_a_registered_name(home: Path, tiny_model: Path) -> None:
+    registry = Registry(home / "checkpoints")
+    version = registry.promote(registry.add(tiny_model, "ada").reference)
+    (home / "prompts.txt").write_text("Hello!\n")
+    arguments = ("chat", "--model-path", "ada", "--prompt-file", "prompts.txt", "--output-file", "out.jsonl")
+    done = personabot(*arguments, "--seed", "1", home=home)
+    assert done.returncode == 0, done.stderr
+    assert f"ada@{version.digest}" in (home / "out.jsonl").read_text()

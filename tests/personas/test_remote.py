@@ -11,7 +11,7 @@ import pytest
 from personas.errors import CheckpointError, CheckpointRefused, RegistryError
 from personas.lineage import Figure, Lineage, Verdict
 from personas.registry import Registry
-from personas.remote import pull, push
+from personas.remote import Follower, pull, push
 from tests.helpers.bare_checkpoint import bare_checkpoint
 
 REFUSED = Verdict(figures=(Figure(name="bpb_new", value=2.0, limit=1.5, unit="bits per byte"),))
@@ -109,3 +109,45 @@ def test_a_damaged_version_is_not_pushed(here: Registry, tmp_path: Path, url: st
     (here.version(reference).folder / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="damaged"):
         push(here, reference, url)
+
+
+def test_a_follower_takes_what_becomes_current_elsewhere_and_nothing_else(
+    here: Registry, there: Registry, tmp_path: Path, url: str
+) -> None:
+    one, two = added(here, tmp_path, "one"), added(here, tmp_path, "two")
+    here.promote(one)
+    push(here, one, url)
+    follower = Follower(there, url)
+    follower.look()
+    assert there.version("ada").reference == one
+    push(here, two, url)
+    follower.look()
+    assert there.version("ada").reference == one
+    here.promote(two)
+    push(here, two, url)
+    follower.look()
+    assert there.version("ada").reference == two
+    there.rollback("ada")  # somebody here knows better, until something changes there
+    follower.look()
+    assert there.version("ada").reference == one
+    here.rollback("ada")
+    push(here, "ada", url)
+    follower.look()
+    assert there.version("ada").reference == one
+
+
+def test_a_follower_outlives_a_store_that_is_away_and_a_damaged_version(
+    here: Registry, there: Registry, tmp_path: Path, url: str
+) -> None:
+    Follower(there, "crystal://ball").look()
+    reference = here.promote(added(here, tmp_path, "one")).reference
+    version = push(here, reference, url)
+    files, root = fsspec.core.url_to_fs(url)
+    path = f"{root}/ada/{version.version}/config.json"
+    files.pipe_file(path, b"{ }")
+    follower = Follower(there, url)
+    follower.look()
+    assert there.names() == []
+    files.pipe_file(path, b"{}")
+    with follower:
+        assert there.version("ada").reference == reference
