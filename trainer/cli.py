@@ -10,7 +10,8 @@ from rich.console import Console
 
 
 def train(
-    data: Annotated[list[Path] | None, typer.Argument(help="Dialogue files; or name them in --config.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Data files; or name them in --config.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="The same, as an option.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file; flags win over it.")] = None,
     format: Annotated[str | None, typer.Option(help="The files' format, where it is not recognised.")] = None,
     speaker: Annotated[
@@ -19,9 +20,12 @@ def train(
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it goes on.")] = Path("runs/model"),
     name: Annotated[str | None, typer.Option(help="The model's name, for its card.", show_default=False)] = None,
     base: Annotated[str | None, typer.Option(help="Base model: name, folder or hub id; none: from scratch.")] = None,
-    layout: Annotated[str | None, typer.Option(help="persona (GPT-2 family) or chat (instruct bases).")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="persona, chat (instruct bases), convai, dialogpt or corpus.")
+    ] = None,
     lora: Annotated[int | None, typer.Option(help="Train a LoRA adapter of this rank instead of all weights.")] = None,
     valid: Annotated[list[Path] | None, typer.Option(help="Held-out dialogue to look at on the way.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Length of the run, in passes over the data.")] = None,
     train_tokens: Annotated[int | None, typer.Option(help="Length of the run, in processed tokens.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Processed tokens of an optimizer step.")] = None,
     micro_tokens: Annotated[
@@ -29,9 +33,26 @@ def train(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The longest sequence, in tokens.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    max_norm: Annotated[float | None, typer.Option(help="Gradients are scaled down to this norm.")] = None,
+    num_candidates: Annotated[
+        int | None, typer.Option(help="Above 1: also learn which of so many replies is the right one.")
+    ] = None,
+    lm_coef: Annotated[float | None, typer.Option(help="Weight of the language-model loss.")] = None,
+    mc_coef: Annotated[float | None, typer.Option(help="Weight of the next-utterance loss.")] = None,
+    max_history: Annotated[
+        int | None, typer.Option(help="An example a reply, behind 2n + 1 turns; else all turns in one.")
+    ] = None,
+    shuffle_facts: Annotated[bool, typer.Option(help="Another order of the facts each time.")] = False,
     loss_on: Annotated[str | None, typer.Option(help="bot, or both speakers' turns.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bf16 (autocast) or fp32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bf16 or fp16 (by autocast), or fp32.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    valid_steps: Annotated[int | None, typer.Option(help="Look at held-out data every so many steps.")] = None,
+    valid_first: Annotated[bool | None, typer.Option(help="Look at it before the first step too.")] = None,
+    valid_micro_tokens: Annotated[int | None, typer.Option(help="Padded tokens of a pass over held-out data.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many looks without a lower loss.")] = None,
+    gradient_checkpointing: Annotated[
+        bool | None, typer.Option(help="Compute activations twice to hold fewer of them.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the data, initial weights, dropout.")] = None,
 ) -> None:
     """Train a model from scratch, fine-tune a base in full, or train a LoRA adapter on it.
@@ -41,22 +62,37 @@ def train(
     from trainer.config import load_config
     from trainer.train import Run
 
-    reading = {key: value for key, value in {"format": format, "speaker": speaker}.items() if value}
+    reading = {
+        key: value
+        for key, value in {"format": format, "speaker": speaker, "shuffle_facts": shuffle_facts}.items()
+        if value
+    }
     flags: dict[str, Any] = {
         "name": name or (out.name if config is None else None),
         "base": base,
         "layout": layout,
         "lora": {"rank": lora, "alpha": lora} if lora else None,
-        "data": [{"path": path, **reading} for path in data] if data else None,
+        "data": [{"path": path, **reading} for path in (*(files or ()), *(data or ()))] or None,
         "valid": [{"path": path, "both_sides": False} for path in valid] if valid else None,
+        "epochs": epochs,
         "train_tokens": train_tokens,
         "batch_tokens": batch_tokens,
         "micro_tokens": micro_tokens,
         "max_tokens": max_tokens,
         "learning_rate": learning_rate,
+        "max_norm": max_norm,
+        "num_candidates": num_candidates,
+        "lm_coef": lm_coef,
+        "mc_coef": mc_coef,
+        "max_history": max_history,
         "loss_on": loss_on,
         "dtype": dtype,
         "device": device,
+        "valid_steps": valid_steps,
+        "valid_first": valid_first,
+        "valid_micro_tokens": valid_micro_tokens,
+        "patience": patience,
+        "gradient_checkpointing": gradient_checkpointing,
         "seed": seed,
     }
     settings = load_config(config, {key: value for key, value in flags.items() if value is not None})

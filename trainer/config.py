@@ -35,6 +35,7 @@ class Source(_Strict):
     )
     named: float = Field(0.0, ge=0, le=1, description="share that is given a name where the data has none")
     questions: float = Field(0.0, ge=0, le=1, description="share with inserted questions about the persona")
+    shuffle_facts: bool = Field(False, description="another order of the facts each time a dialogue comes")
     drop_facts: float = Field(0.0, ge=0, le=1, description="greatest share of facts left out at random")
 
 
@@ -69,6 +70,13 @@ class TrainConfig(_Strict):
     data: tuple[Source, ...] = Field(min_length=1)
     valid: tuple[Source, ...] = ()
     loss_on: Literal["bot", "both"] = Field("bot", description="whose turns are targets")
+    max_history: int | None = Field(
+        None, ge=0, description="an example a reply, behind 2 * max_history + 1 turns; absent: all turns in one example"
+    )
+    num_candidates: int = Field(1, ge=1, le=50, description="above 1: also learn which of so many replies is right")
+    lm_coef: float = Field(1.0, ge=0, description="weight of the language-model loss")
+    mc_coef: float = Field(1.0, ge=0, description="weight of the next-utterance loss")
+    epochs: float | None = Field(None, gt=0, description="length of the run in passes over the data, not in tokens")
     train_tokens: int = Field(1_000_000, ge=1, description="length of the run, in processed tokens")
     batch_tokens: int = Field(4096, ge=64, description="processed tokens of an optimizer step")
     micro_tokens: int = Field(4096, ge=64, description="padded tokens of one forward pass")
@@ -80,7 +88,7 @@ class TrainConfig(_Strict):
     )
     weight_decay: float = Field(0.01, ge=0)
     max_norm: float = Field(1.0, gt=0)
-    dtype: Literal["bf16", "fp32"] = "bf16"
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     device: str = "auto"
     seed: int = 1
     track: tuple[Literal["tensorboard", "comet", "wandb"], ...] = Field(
@@ -88,7 +96,12 @@ class TrainConfig(_Strict):
     )
     save_minutes: float = Field(5.0, gt=0)
     valid_minutes: float = Field(20.0, gt=0, description="time between looks at the validation data")
+    valid_steps: int | None = Field(None, ge=1, description="look every so many steps instead")
+    valid_first: bool = Field(False, description="look before the first step too")
     valid_dialogues: int = Field(50, ge=1)
+    valid_micro_tokens: int = Field(8192, ge=64, description="padded tokens of a forward pass over validation data")
+    patience: int | None = Field(None, ge=1, description="stop after so many looks without lower bits per byte")
+    gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer of them")
     generation: GenerationSettings = GenerationSettings()
 
 

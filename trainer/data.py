@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from personas.conversation import Role, Turn
 from personas.layout import Example, Layout, Part
 from trainer.augment import spaced, with_name, with_questions
+from trainer.candidates import wrong_replies
 from trainer.config import Source
 from trainer.formats import DataError, Dialogue, read_dialogues
 
@@ -26,6 +28,16 @@ class Corpus:
     source: Source
     dialogues: tuple[Dialogue, ...]
 
+    @property
+    def key(self) -> str:
+        """What its random choices depend on, besides the seed."""
+        return self.source.path.name
+
+    @property
+    def num_tellings(self) -> int:
+        """The number of its dialogues, each side told by itself counted."""
+        return len(self.dialogues) * (2 if self.source.both_sides else 1)
+
     @classmethod
     def read(cls, source: Source) -> Corpus:
         """Read the whole file; raise `DataError` where there is nothing in it."""
@@ -35,12 +47,20 @@ class Corpus:
         return cls(source, dialogues)
 
 
+# A token of a batch: row, column.
+Place = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded rows. ids (B, T); targets (B, T) hold the Part of the token at each position."""
+    """Right-padded rows. ids (B, T); parts (B, T) hold the Part of the token at each position.
+
+    `choices` are questions: where each candidate of it ends, the right one first.
+    """
 
     ids: list[list[int]]
     parts: list[list[Part]]
+    choices: list[list[Place]] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:
@@ -49,6 +69,14 @@ class Batch:
     @property
     def num_labels(self) -> int:
         return sum(part != Part.CONTEXT for row in self.parts for part in row[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows that share a batch: an example, and of its question the wrong replies behind the same context."""
+
+    rows: list[Example]
+    ends: list[Place] = field(default_factory=list)
 
 
 class Stream:
@@ -63,6 +91,8 @@ class Stream:
         micro_tokens: int,
         max_tokens: int,
         loss_on: str,
+        num_candidates: int = 1,
+        max_history: int | None = None,
     ) -> None:
         self.corpora = corpora
         self.layout = layout
@@ -70,6 +100,8 @@ class Stream:
         self.micro_tokens = micro_tokens
         self.max_tokens = max_tokens
         self.roles = frozenset(Role) if loss_on == "both" else frozenset({Role.BOT})
+        self.num_candidates = num_candidates
+        self.max_history = max_history
 
     def batches(self, *, window: int = 0, skip: int = 0) -> Iterator[tuple[int, int, Batch]]:
         """Yield (window, index in it, batch) from the given place on."""
@@ -81,7 +113,7 @@ class Stream:
 
     def _window(self, number: int) -> list[Batch]:
         rng = random.Random(f"{self.seed}:window:{number}")
-        examples: list[Example] = []
+        groups: list[Group] = []
         first = number * WINDOW_DIALOGUES
         total_share = sum(corpus.source.share for corpus in self.corpora)
         for corpus in self.corpora:
@@ -89,20 +121,52 @@ class Stream:
             share = corpus.source.share / total_share
             start, stop = (int(position * share) for position in (first, first + WINDOW_DIALOGUES))
             for cursor in range(start, stop):
-                dialogue, is_flipped = self._dialogue(corpus, cursor)
-                varied = vary(dialogue.flipped() if is_flipped else dialogue, corpus.source, f"{self.seed}:{cursor}")
-                examples += self.layout.examples_of(
-                    varied.facts, varied.turns, max_tokens=self.max_tokens, roles=self.roles
-                )
-        batches = bucketed(examples, self.micro_tokens)
+                groups += self.groups(corpus, cursor)
+        batches = bucketed_groups(groups, self.micro_tokens)
         rng.shuffle(batches)
         return batches
+
+    def groups(self, corpus: Corpus, cursor: int) -> list[Group]:
+        """Return what the dialogue at `cursor` of a corpus gives to train on."""
+        dialogue, is_flipped = self._dialogue(corpus, cursor)
+        varied = vary(dialogue.flipped() if is_flipped else dialogue, corpus.source, f"{self.seed}:{cursor}")
+        encode = self.layout.examples_of
+        if self.max_history is not None:
+            encode = partial(self.layout.examples_per_reply, max_history=self.max_history)
+        examples = encode(
+            varied.facts, varied.turns, max_tokens=self.max_tokens, roles=self.roles, untrained=varied.untrained
+        )
+        if self.num_candidates == 1:
+            return [Group([example]) for example in examples]
+        role = Role.USER if is_flipped else Role.BOT
+        return [
+            self._question(example, varied, corpus, role, f"{self.seed}:candidates:{corpus.key}:{cursor}:{index}")
+            for index, example in enumerate(examples)
+        ]
+
+    def _question(self, example: Example, dialogue: Dialogue, corpus: Corpus, role: Role, key: str) -> Group:
+        """Ask for one reply of the example; without a question where it has none, or nothing competes with it."""
+        rng = random.Random(key)
+        if not example.replies:
+            return Group([example])
+        reply = rng.choice(example.replies)
+        wrong = wrong_replies(dialogue, reply.turn, corpus.dialogues, role, number=self.num_candidates - 1, rng=rng)
+        if len(wrong) < self.num_candidates - 1:
+            return Group([example])
+        rows, ends = [example], [(0, reply.stop)]
+        room = self.max_tokens - reply.start
+        for text in wrong:
+            *said, stop = self.layout.reply_ids(text)
+            ids = [*example.ids[: reply.start], *said[: room - 1], stop]
+            ends.append((len(rows), len(ids) - 1))
+            rows.append(Example(ids, [Part.CONTEXT] * len(ids)))
+        return Group(rows, ends)
 
     def _dialogue(self, corpus: Corpus, cursor: int) -> tuple[Dialogue, bool]:
         """Return the dialogue at `cursor` and whether it is told from the first speaker's side."""
         num_sides = 2 if corpus.source.both_sides else 1
         epoch, index = divmod(cursor, len(corpus.dialogues) * num_sides)
-        order = _order(len(corpus.dialogues) * num_sides, f"{self.seed}:{corpus.source.path.name}:{epoch}")
+        order = _order(len(corpus.dialogues) * num_sides, f"{self.seed}:{corpus.key}:{epoch}")
         item, side = divmod(order[index], num_sides)
         return corpus.dialogues[item], side == 1
 
@@ -140,18 +204,37 @@ def vary(dialogue: Dialogue, source: Source, key: str) -> Dialogue:
         dialogue = with_questions(dialogue, rng, num_questions=num_questions, is_lower=is_lower)
     if rng.random() < source.spaced:
         dialogue = replace(dialogue, turns=tuple(Turn(turn.role, spaced(turn.text)) for turn in dialogue.turns))
+    if source.shuffle_facts:
+        # A generator of its own, so that nothing else changes with it.
+        order = random.Random(f"{key}:{source.path.name}:facts")
+        dialogue = replace(dialogue, facts=tuple(order.sample(dialogue.facts, len(dialogue.facts))))
     return dialogue
 
 
 def bucketed(examples: Sequence[Example], micro_tokens: int) -> list[Batch]:
     """Group examples of similar length so that a batch, padded, holds at most `micro_tokens` tokens."""
+    return bucketed_groups([Group([example]) for example in examples], micro_tokens)
+
+
+def bucketed_groups(groups: Sequence[Group], micro_tokens: int) -> list[Batch]:
+    """Do the same with groups, none of which is parted; a group that is larger by itself is a batch by itself."""
     batches: list[Batch] = []
+    chosen: list[Group] = []
+    num_rows = 0
+    for length, group in sorted(((max(len(row.ids) for row in g.rows), g) for g in groups), key=lambda pair: pair[0]):
+        if chosen and (num_rows + len(group.rows)) * length > micro_tokens:
+            batches.append(_batch(chosen))
+            chosen, num_rows = [], 0
+        chosen.append(group)
+        num_rows += len(group.rows)
+    return [*batches, _batch(chosen)] if chosen else batches
+
+
+def _batch(groups: Sequence[Group]) -> Batch:
     rows: list[Example] = []
-    for example in sorted(examples, key=lambda e: len(e.ids)):
-        if rows and (len(rows) + 1) * len(example.ids) > micro_tokens:
-            batches.append(Batch([e.ids for e in rows], [e.parts for e in rows]))
-            rows = []
-        rows.append(example)
-    if rows:
-        batches.append(Batch([e.ids for e in rows], [e.parts for e in rows]))
-    return batches
+    choices: list[list[Place]] = []
+    for group in groups:
+        if group.ends:
+            choices.append([(len(rows) + row, column) for row, column in group.ends])
+        rows += group.rows
+    return Batch([row.ids for row in rows], [row.parts for row in rows], choices)

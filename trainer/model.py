@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from personas.checkpoint import Description, write_description
+from personas.checkpoint import Description, is_checkpoint, read_checkpoint, write_description
 from personas.errors import LayoutError
 from personas.layout import Layout
 from personas.persona import GenerationSettings
-from trainer.config import Lora, ScratchModel
+from trainer.adapter import adapter_shape, load_adapter, with_adapter
+from trainer.choice import HEAD_FILE, PREFIX, ChoiceHead
+from trainer.config import ScratchModel, TrainConfig
 from trainer.layouts import resolve_base
 
-# Every linear layer of the Llama and GPT-2 families; peft takes those that exist.
-LINEAR_NAMES = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    *("c_attn", "c_proj", "c_fc"),
-)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ATTENTION = "personabot_training"
 
 
@@ -90,6 +88,7 @@ class TrainingModel:
         self.model = model
         self.layout = layout
         self.adapter = adapter
+        self.choice_head: ChoiceHead | None = None
         self.description = description
         if next(model.parameters()).device.type == "cpu":
             model.set_attn_implementation(ATTENTION)
@@ -114,23 +113,47 @@ class TrainingModel:
         return cls(GPT2LMHeadModel(config), layout, description=Description(kind="full", generation=generation))
 
     @classmethod
-    def from_base(
-        cls, base: str, *, lora: Lora | None, layout: Layout, generation: GenerationSettings, dtype: torch.dtype
-    ) -> TrainingModel:
-        """Load `base`; with `lora`, freeze it in `dtype` and add the adapter in fp32, else all of it trains in fp32."""
-        stored = dtype if lora else torch.float32
+    def from_base(cls, config: TrainConfig, layout: Layout) -> TrainingModel:
+        """Load the base. With `lora` it is frozen, in the run's dtype, under an adapter in fp32; else all is fp32.
+
+        A checkpoint of ours is gone on with: an adapter on its own base, with its rank.
+        """
+        assert config.base is not None
+        checkpoint = read_checkpoint(Path(config.base)) if is_checkpoint(Path(config.base)) else None
+        base, lora, generation = config.base, config.lora, config.generation
+        if checkpoint is not None and checkpoint.kind == "adapter":
+            base, lora = checkpoint.base or "", adapter_shape(checkpoint.folder)
+        stored = DTYPES[config.dtype] if lora else torch.float32
         model = AutoModelForCausalLM.from_pretrained(resolve_base(base), dtype=stored)
         if layout.vocabulary_size > model.config.vocab_size:
             model.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
         if lora is None:
             return cls(model, layout, description=Description(kind="full", generation=generation))
-        adapter = _with_adapter(model, lora)
+        adapter = with_adapter(model, lora)
+        if checkpoint is not None and checkpoint.kind == "adapter":
+            load_adapter(adapter, checkpoint.folder)
         description = Description(kind="adapter", base=base, generation=generation)
         return cls(model, layout, description=description, adapter=adapter)
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that train, by name."""
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        return {name: p for name, p in self._all_parameters() if p.requires_grad}
+
+    def _all_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        yield from self.model.named_parameters()
+        if self.choice_head is not None:
+            for name, parameter in self.choice_head.named_parameters():
+                yield PREFIX + name, parameter
+
+    def add_choice_head(self) -> None:
+        """Add the head that tells the right reply from wrong ones."""
+        self.choice_head = ChoiceHead(self.model.config.get_text_config().hidden_size)
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off."""
+        self.model.train(mode)
+        if self.choice_head is not None:
+            self.choice_head.train(mode)
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that train."""
@@ -155,7 +178,7 @@ class TrainingModel:
 
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
         """Put back what `trainable_state` returned."""
-        own = dict(self.model.named_parameters())
+        own = dict(self._all_parameters())
         with torch.no_grad():
             for name, value in state.items():
                 own[name].copy_(value)
@@ -166,7 +189,7 @@ class TrainingModel:
         if self.adapter is not None:
             self._save_adapter(folder)
         else:
-            tensors = {n: p.detach().to(torch.float16).contiguous() for n, p in self.model.named_parameters()}
+            tensors = {n: p.detach().to(torch.float16).contiguous() for n, p in self._all_parameters()}
             save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
             config = self.model.config.to_dict()
             config["dtype"] = "float16"
@@ -178,31 +201,12 @@ class TrainingModel:
 
         state = get_peft_model_state_dict(self.adapter)
         save_file({n: p.to(torch.float16).contiguous() for n, p in state.items()}, folder / "adapter_model.safetensors")
+        if self.choice_head is not None:
+            head = {PREFIX + n: p.detach().to(torch.float16) for n, p in self.choice_head.named_parameters()}
+            save_file(head, folder / HEAD_FILE, metadata={"format": "pt"})
         config = self.adapter.peft_config["default"].to_dict()
         config["target_modules"] = sorted(config["target_modules"])
         config["base_model_name_or_path"] = self.description.base
         config["inference_mode"] = True
         text = json.dumps({k: v for k, v in config.items() if v is not None}, indent=2, sort_keys=True, default=str)
         (folder / "adapter_config.json").write_text(text + "\n")
-
-
-def _with_adapter(model: PreTrainedModel, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    config = LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=[name for name in LINEAR_NAMES if name in names],
-        task_type="CAUSAL_LM",
-    )
-    adapter = get_peft_model(model, config)
-    for module in adapter.modules():
-        # Autocast does the casting; peft's own would send every activation through fp32.
-        if hasattr(module, "cast_input_dtype_enabled"):
-            setattr(module, "cast_input_dtype_enabled", False)  # noqa: B010
-    for parameter in adapter.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return adapter

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from trainer.config import TrainConfig
 
+# By these the names of embeddings and output heads are known.
+EMBEDDINGS = ("wte", "wpe", "embed", "lm_head", "multiple_choice_head")
+
 
 class Optimizer:
     """One or two of torch's optimizers behind one face; each parameter belongs to exactly one of them.
@@ -19,13 +22,18 @@ class Optimizer:
     embeddings and vectors by AdamW; it is meant for training from scratch.
     """
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> None:
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig, device: str = "cpu") -> None:
         self.rate = config.learning_rate
+        self.is_scaled = config.dtype == "fp16"
+        # fp16 has so few exponents that small gradients vanish unless the loss is scaled up.
+        self.scaler = torch.amp.GradScaler(device, enabled=self.is_scaled)
         matrices: list[nn.Parameter] = []
         embeddings: list[nn.Parameter] = []
         vectors: list[nn.Parameter] = []
+        self.parameters: list[nn.Parameter] = []
         for name, parameter in named:
-            is_embedding = any(part in name for part in ("wte", "wpe", "embed", "lm_head"))
+            self.parameters.append(parameter)
+            is_embedding = any(part in name for part in EMBEDDINGS)
             kind = vectors if parameter.dim() < 2 else embeddings if is_embedding else matrices
             kind.append(parameter)
         has_muon = config.optimizer == "muon"
@@ -43,27 +51,34 @@ class Optimizer:
                 )
             )
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradient to the parameters'."""
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients down to a total norm of `max_norm` where it is greater; return the norm before."""
+        for part in self.parts:
+            self.scaler.unscale_(part)
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters, max_norm))
+
     def step(self, factor: float) -> None:
         """Move the parameters at `factor` times the configured learning rate, and clear their gradients."""
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = self.rate * factor
-            part.step()
+            self.scaler.step(part)
             part.zero_grad(set_to_none=True)
+        self.scaler.update()
 
-    def state(self) -> list[dict[str, Any]]:
+    def state(self) -> dict[str, Any]:
         """What `load` needs to go on."""
-        return [part.state_dict() for part in self.parts]
+        return {"parts": [part.state_dict() for part in self.parts], "scaler": self.scaler.state_dict()}
 
-    def load(self, state: list[dict[str, Any]]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        for part, kept in zip(self.parts, state, strict=True):
+        for part, kept in zip(self.parts, state["parts"], strict=True):
             part.load_state_dict(kept)
-
-
-def clip(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale the gradients down to a total norm of `max_norm` where it is greater; return the norm before."""
-    return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+        self.scaler.load_state_dict(state["scaler"])
 
 
 def schedule(progress: float, *, warmup: float, decay: float) -> float:

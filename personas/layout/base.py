@@ -76,6 +76,12 @@ class Layout(ABC):
         """Encode one turn that is to be learnt, with the token that ends it."""
         return self.block(role, text)
 
+    def reply_ids(self, text: str) -> list[int]:
+        """Encode a reply as it follows the reply header, up to and with the token that ends it."""
+        block = self.target(Role.BOT, text)
+        first = next(place for place, part in enumerate(block.parts) if part is not Part.CONTEXT)
+        return block.ids[first : block.parts.index(Part.STOP) + 1]
+
     def token_types(self, ids: Sequence[int]) -> list[int] | None:
         """Return the token type of each id; None where the layout has none."""
         return None

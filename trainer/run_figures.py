@@ -1,0 +1,47 @@
+"""What a finished run says of itself: how much, how fast, in how much memory, and what became of held-out data."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+import torch
+
+
+def peak_memory_mib(device: torch.device) -> int:
+    """Return the most memory the run has held: of the GPU where it runs on one, else of the process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device)) >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def run_figures(
+    *, steps: int, num_tokens: int, num_labels: int, seconds: float, device: torch.device
+) -> dict[str, Any]:
+    """Return the figures of a run by their fixed names."""
+    return {
+        "steps": steps,
+        "tokens": num_tokens,
+        "labels": num_labels,
+        "seconds": round(seconds),
+        "tokens_per_s": round(num_tokens / max(seconds, 1e-9), 1),
+        "labels_per_s": round(num_labels / max(seconds, 1e-9), 1),
+        "peak_memory_mib": peak_memory_mib(device),
+    }
+
+
+def summary(figures: dict[str, Any]) -> str:
+    """Return the figures as a run's last lines on the screen."""
+    lines = [
+        f"{figures['steps']:,} steps, {figures['tokens']:,} tokens in {figures['seconds']:,} s: "
+        f"{figures['labels_per_s']:,.0f} labelled and {figures['tokens_per_s']:,.0f} processed tokens/s, "
+        f"peak memory {figures['peak_memory_mib']:,} MiB"
+    ]
+    held_out = figures.get("held_out", {"before": {}, "after": {}})
+    for name, before in held_out["before"].items():
+        after = held_out["after"][name]
+        lines.append(
+            f"{name}: bits per byte {before['bpb']:.4f} before, {after['bpb']:.4f} after; "
+            f"word perplexity {before['ppl_word']:.2f} before, {after['ppl_word']:.2f} after"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,113 @@
+"""What a run keeps on disk: `train.toml`, `env.json`, `log.jsonl`, `last/`, `best/` and `checkpoint/`.
+
+Whatever it writes is there whole or not at all. Knows nothing of how the weights come about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from trainer.card import record
+from trainer.config import TrainConfig
+from trainer.formats import data_files
+
+STATE_FILE = "state.pt"
+
+
+class RunFolder:
+    """The folder of one run. A process that is not the first of a run only reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Add a line to `log.jsonl`."""
+        with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def record(self, config: TrainConfig) -> None:
+        """Write the resolved configuration, and what a figure depends on besides it."""
+        text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+        (self.path / "train.toml").write_text(text, encoding="utf-8")
+        (self.path / "env.json").write_text(json.dumps(environment(config), indent=2) + "\n", encoding="utf-8")
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write `last/`."""
+        scratch, last = self._scratch("last"), self.path / "last"
+        with (scratch / STATE_FILE).open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        old = self.path / ".old"
+        shutil.rmtree(old, ignore_errors=True)
+        if last.exists():
+            last.rename(old)
+        scratch.rename(last)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def load(self) -> dict[str, Any] | None:
+        """Read what `save` wrote last; None at the beginning of a run."""
+        for name in ("last", ".old"):  # a run may end between the two renames
+            path = self.path / name / STATE_FILE
+            if path.exists():
+                state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+                return state
+        return None
+
+    def write_checkpoint(self, name: str, save: Callable[[Path], None], figures: dict[str, Any]) -> Path:
+        """Write a checkpoint folder called `name`: what `save` puts there, the configuration, figures and card."""
+        scratch, final = self._scratch(name), self.path / name
+        save(scratch)
+        shutil.copy(self.path / "train.toml", scratch / "train.toml")
+        environment_of_run = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+        record(scratch, "training", {**figures, "environment": environment_of_run})
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+        return final
+
+    def copy_checkpoint(self, source: str, name: str, figures: dict[str, Any]) -> Path:
+        """Make the checkpoint called `name` a copy of `source`, with the figures of the whole run."""
+        scratch, final = self._scratch(name), self.path / name
+        shutil.copytree(self.path / source, scratch, dirs_exist_ok=True)
+        record(scratch, "training", figures)
+        shutil.rmtree(final, ignore_errors=True)
+        scratch.rename(final)
+        return final
+
+    def _scratch(self, name: str) -> Path:
+        scratch = self.path / f".{name}"
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        return scratch
+
+
+def environment(config: TrainConfig) -> dict[str, Any]:
+    """What a figure depends on besides the configuration: versions, hardware, the data's hashes."""
+    import transformers
+
+    data = {}
+    for path in (source.path for source in (*config.data, *config.valid)):
+        for part in data_files(path) if path.is_dir() else [path]:
+            with part.open("rb") as file:
+                data[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",
+        "data_sha256": data,
+    }

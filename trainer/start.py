@@ -1,0 +1,78 @@
+"""What a run begins with, built as its configuration says: device, model, stream of batches, and its length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from personas.conversation import Role
+from personas.layout import Layout
+from trainer.config import ConfigError, TrainConfig
+from trainer.data import Corpus, Stream
+from trainer.model import TrainingModel
+
+# A pass over more than this many dialogues is not counted but estimated from so many of them.
+MAX_COUNTED = 2000
+# With fewer replies the same few would stand beside every right one.
+MIN_REPLIES = 50
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the named device; `auto` is the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> TrainingModel:
+    """Build the model from scratch or from its base, with the second head where there are candidates."""
+    model = (
+        TrainingModel.from_base(config, layout)
+        if config.base
+        else TrainingModel.from_scratch(config.scratch, layout, config.generation)
+    )
+    if config.num_candidates > 1:
+        model.add_choice_head()
+    if config.gradient_checkpointing:
+        model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+    model.model.to(device)  # type: ignore[arg-type]
+    if model.choice_head is not None:
+        model.choice_head.to(device)
+    return model
+
+
+def build_stream(config: TrainConfig, corpora: Sequence[Corpus], layout: Layout) -> Stream:
+    """Return the run's batches; raise `ConfigError` where there is too little to choose candidates from."""
+    if config.num_candidates > 1:
+        num_replies = sum(turn.role is Role.BOT for c in corpora for d in c.dialogues for turn in d.turns)
+        if layout.name == "corpus" or num_replies < MIN_REPLIES:
+            raise ConfigError(
+                f"num_candidates: needs dialogue with at least {MIN_REPLIES} replies; the data has {num_replies}, "
+                f"in the layout {layout.name}. Leave it at 1."
+            )
+    return Stream(
+        corpora,
+        layout,
+        seed=config.seed,
+        micro_tokens=config.micro_tokens,
+        max_tokens=config.max_tokens,
+        loss_on=config.loss_on,
+        num_candidates=config.num_candidates,
+        max_history=config.max_history,
+    )
+
+
+def resolved(config: TrainConfig, stream: Stream) -> TrainConfig:
+    """Return the configuration with `epochs` told as `train_tokens`."""
+    if config.epochs is None:
+        return config
+    total = sum(corpus.num_tellings for corpus in stream.corpora)
+    counted = min(total, MAX_COUNTED)
+    shares = [corpus.source.share for corpus in stream.corpora]
+    num_tokens = sum(
+        len(row.ids)
+        for corpus, share in zip(stream.corpora, shares, strict=True)
+        for cursor in range(round(counted * share / sum(shares)))
+        for group in stream.groups(corpus, cursor)
+        for row in group.rows
+    )
+    return config.model_copy(update={"train_tokens": max(round(config.epochs * num_tokens * total / counted), 1)})
