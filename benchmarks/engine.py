@@ -1,11 +1,12 @@
-"""Our engine against `transformers` `generate` one at a time: same weights, same requests, interleaved in one run.
+"""Our engine against others: same weights, same requests, interleaved in one run; medians and spread.
 
-    python benchmarks/engine.py                        the shipped default model, float32, 16 conversations of 4 turns
-    python benchmarks/engine.py --quick --json         under a minute; one JSON object
-    python benchmarks/engine.py --model models/starter --dtype auto
+    python -m benchmarks.engine                          the shipped default model against `generate` one at a time
+    python -m benchmarks.engine --quick --json           under a minute; one JSON object
+    python -m benchmarks.engine --shape gpt2 --peers     GPT-2 124M with random weights; batches, too
+    python -m benchmarks.engine --shape gpt2 --vllm-python /path/to/python    and vLLM from an environment of its own
 
 Conversations send their next message when they have read the reply. A conversation's prompts grow from turn to turn;
-both engines generate the same number of tokens for a request, at temperature 0.7, top_p 0.9, repetition penalty 1.1.
+every engine generates the same number of tokens for a request, at temperature 0.7, top_p 0.9, repetition penalty 1.1.
 """
 
 from __future__ import annotations
@@ -13,223 +14,241 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import random
 import statistics
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # so that it can be started as a file, too
+
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import GenerationConfig
+from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.limits import products_tokens_per_s, read_bytes_per_s, weight_bytes
+from benchmarks.peers import (
+    Subject,
+    play_continuous_batches,
+    play_one_at_a_time,
+    play_ours,
+    play_static_batches,
+    vllm_peer,
+)
+from benchmarks.workload import Conversations, Play, Run, conversations, figures
+from personas.errors import SettingsError
 from personas.logs import configure_logging
 from personas.settings import load_settings
+from worker.device import DTYPES, choose_device, choose_dtype
 from worker.engine.engine import Engine
-from worker.engine.request import Completion, Request, SamplingParams
-from worker.loading import LoadedModel, load_model
+from worker.loading import load_model
 
 OURS, BASELINE = "personabot", "transformers one at a time"
-CONCURRENCIES = (1, 16)
-SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1}
-MAX_PROMPT_TOKENS = 250
+QUICK_CONCURRENCIES = (1, 16)
+# True shapes with random weights: speed does not depend on what a model says.
+SHAPES = {
+    "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},
+    "gpt2-medium": {"n_layer": 24, "n_embd": 1024, "n_head": 16},
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One message of a conversation: the whole prompt, and how many tokens are to be generated."""
-
-    prompt_ids: tuple[int, ...]
-    num_new_tokens: int
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What one engine did with one list of conversations."""
-
-    total_s: float
-    latencies_s: tuple[float, ...]
-    num_tokens: int
+def subject_for(model: str, shape: str | None) -> Subject:
+    """Load `model` in float32, or make one of `shape`."""
+    if shape is None:
+        loaded = load_model(model, dtype="float32")
+        stop_ids, banned_ids = loaded.layout.stop_ids, loaded.banned_ids
+        allowed = [i for i in range(loaded.layout.vocabulary_size) if i not in banned_ids | stop_ids]
+        return Subject(loaded.model, f"{loaded.name}@{loaded.digest}", loaded.window, allowed, stop_ids, banned_ids)
+    torch.manual_seed(0)
+    random = GPT2LMHeadModel(GPT2Config(**SHAPES[shape])).eval().requires_grad_(False)
+    random.to(choose_device()[0])  # type: ignore[arg-type]
+    return Subject(random, f"{shape} shape, random weights", 1024, range(50256), frozenset({50256}), frozenset())
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The medians over the rounds."""
-
-    tokens_per_s: float
-    replies_per_s: float
-    p50_s: float
-    p95_s: float
-
-
-Conversations = Sequence[Sequence[Turn]]
-Play = Callable[[Conversations], Run]
-
-
-def conversations(loaded: LoadedModel, *, number: int, num_turns: int, seed: int = 7) -> list[list[Turn]]:
-    """Make up conversations: a persona of 55–65 tokens, messages of 5–60, replies of 10–40."""
-    draw = random.Random(seed)
-    allowed = [i for i in range(loaded.layout.vocabulary_size) if i not in loaded.banned_ids | loaded.layout.stop_ids]
-    window = min(MAX_PROMPT_TOKENS, loaded.window - 40)
-    made = []
-    for _ in range(number):
-        ids = draw.choices(allowed, k=draw.randint(55, 65) + draw.randint(5, 40))
-        turns = []
-        for _ in range(num_turns):
-            turns.append(Turn(tuple(ids[:window]), draw.randint(10, 40), draw.getrandbits(32)))
-            ids = ids + draw.choices(allowed, k=draw.randint(12, 60))
-        made.append(turns)
-    return made
+def dtypes_here(asked: str) -> list[str]:
+    """The number formats in which ours is measured: the one asked for, or all that the device computes with."""
+    if asked != "all":
+        return [asked]
+    device, _ = choose_device()
+    if device.type != "cpu":
+        return [name for name, dtype in DTYPES.items() if dtype is choose_dtype(device)[0]]
+    names = ["float32"]
+    if choose_dtype(device)[0] is torch.bfloat16:
+        names.append("bfloat16")
+    try:
+        choose_dtype(device, "int8")
+    except SettingsError:
+        return names
+    return [*names, "int8"]
 
 
-def play_ours(engine: Engine) -> Play:
-    """Return a player that keeps every conversation's current message in the engine."""
+class Bench:
+    """The engines that are compared, and what each did."""
 
-    def play(talks: Conversations) -> Run:
-        queues = [deque(turns) for turns in talks]
-        open_: dict[Future[Completion], tuple[int, float]] = {}
-        latencies, num_tokens, started = [], 0, time.perf_counter()
+    def __init__(self, subject: Subject, *, max_num_seqs: int) -> None:
+        self.subject = subject
+        self.players: dict[str, Play] = {}
+        self.memory_bytes: dict[str, int] = {}
+        self.runs: dict[str, dict[int, list[Run]]] = {}
+        self._max_num_seqs = max_num_seqs
 
-        def send(talk: int) -> None:
-            if queues[talk]:
-                turn = queues[talk].popleft()
-                n = turn.num_new_tokens
-                params = SamplingParams(**SAMPLING, max_new_tokens=n, min_new_tokens=n, seed=turn.seed)
-                open_[engine.submit(Request(prompt_ids=turn.prompt_ids, params=params))] = talk, time.perf_counter()
+    def talks(self, number: int, num_turns: int) -> Conversations:
+        """Return the workload for this model."""
+        own = self.subject
+        return conversations(own.allowed, window=own.window, number=number, num_turns=num_turns)
 
-        for talk in range(len(talks)):
-            send(talk)
-        while open_:
-            for future in wait(open_, return_when=FIRST_COMPLETED).done:
-                talk, sent = open_.pop(future)
-                num_tokens += len(future.result().ids)
-                latencies.append(time.perf_counter() - sent)
-                send(talk)
-        return Run(time.perf_counter() - started, tuple(latencies), num_tokens)
-
-    return play
-
-
-def play_baseline(loaded: LoadedModel) -> Play:
-    """Return a player that answers message after message, first come, first served."""
-
-    @torch.inference_mode()
-    def answer(turn: Turn) -> int:
-        torch.manual_seed(turn.seed)
-        ids = torch.tensor([turn.prompt_ids], device=loaded.device)
-        config = GenerationConfig(
-            do_sample=True,
-            top_k=0,
-            min_new_tokens=turn.num_new_tokens,
-            max_new_tokens=turn.num_new_tokens,
-            eos_token_id=sorted(loaded.layout.stop_ids),
-            pad_token_id=loaded.layout.pad_id,
-            suppress_tokens=sorted(loaded.banned_ids),
-            **SAMPLING,
+    @contextmanager
+    def ours(self, dtype: str) -> Iterator[None]:
+        """Start our engine with weights in `dtype`."""
+        before = psutil.Process().memory_info().rss
+        engine = Engine(
+            self.subject.model,
+            stop_ids=self.subject.stop_ids,
+            banned_ids=self.subject.banned_ids,
+            window=self.subject.window,
+            max_num_seqs=self._max_num_seqs,
+            num_threads=torch.get_num_threads(),  # the same for all, whatever else runs here
+            dtype=DTYPES[dtype],
         )
-        out = loaded.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-        return int(out.shape[1]) - ids.shape[1]
+        with engine:
+            self.add(f"{OURS} {dtype}", play_ours(engine))
+            self.memory_bytes[f"{OURS} {dtype}"] = psutil.Process().memory_info().rss - before
+            yield
 
-    def play(talks: Conversations) -> Run:
-        queues = [deque(turns) for turns in talks]
-        started = time.perf_counter()
-        line = deque((talk, started) for talk in range(len(talks)))
-        latencies, num_tokens = [], 0
-        while line:
-            talk, sent = line.popleft()
-            num_tokens += answer(queues[talk].popleft())
-            now = time.perf_counter()
-            latencies.append(now - sent)
-            if queues[talk]:
-                line.append((talk, now))
-        return Run(time.perf_counter() - started, tuple(latencies), num_tokens)
+    @contextmanager
+    def vllm(self, python: str, dtype: str) -> Iterator[None]:
+        """Start vLLM with weights in `dtype`."""
+        with tempfile.TemporaryDirectory() as scratch:
+            self.subject.model.save_pretrained(scratch)
+            with vllm_peer(python, Path(scratch), dtype=dtype, max_num_seqs=self._max_num_seqs) as peer:
+                self.add(f"vLLM {dtype}", peer.play)
+                self.memory_bytes[f"vLLM {dtype}"] = peer.rss_bytes
+                yield
 
-    return play
+    def add(self, name: str, play: Play) -> None:
+        """Let an engine take part, and warm it up."""
+        play(self.talks(2, 1))
+        self.players[name] = play
 
-
-def figures(runs: Sequence[Run]) -> Figures:
-    """Summarise the rounds of one engine at one concurrency."""
-
-    def middle(value: Callable[[Run], float]) -> float:
-        return round(statistics.median(value(run) for run in runs), 3)
-
-    return Figures(
-        tokens_per_s=middle(lambda run: run.num_tokens / run.total_s),
-        replies_per_s=middle(lambda run: len(run.latencies_s) / run.total_s),
-        p50_s=middle(lambda run: percentile(run.latencies_s, 0.5)),
-        p95_s=middle(lambda run: percentile(run.latencies_s, 0.95)),
-    )
+    def round(self, concurrency: int, num_turns: int) -> None:
+        """Let each engine play the same conversations once."""
+        # One conversation takes long enough to measure with a few times the turns.
+        talks = self.talks(concurrency, num_turns if concurrency > 1 else 3 * num_turns)
+        for name, play in self.players.items():
+            self.runs.setdefault(name, {}).setdefault(concurrency, []).append(play(talks))
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of `values` lie (nearest rank)."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered)) - 1))]
-
-
-def measure(model: str, *, dtype: str, num_rounds: int, num_turns: int) -> dict[str, object]:
-    """Run both engines round by round, at each concurrency."""
-    ours, theirs = (load_model(model, dtype=dtype) for _ in range(2))  # our engine changes its model's attention
-    # The same threads for both, whatever else runs here.
-    engine = Engine.for_model(ours, max_num_seqs=max(CONCURRENCIES), num_threads=torch.get_num_threads())
-    runs: dict[str, dict[int, list[Run]]] = {OURS: {}, BASELINE: {}}
-    with engine:
-        players = {OURS: play_ours(engine), BASELINE: play_baseline(theirs)}
-        for play in players.values():
-            play(conversations(ours, number=2, num_turns=1))  # warm up
-        for concurrency in CONCURRENCIES:
-            # One conversation takes long enough to measure with a few times the turns.
-            talks = conversations(ours, number=concurrency, num_turns=num_turns if concurrency > 1 else 3 * num_turns)
-            for _ in range(num_rounds):
-                for name, play in players.items():
-                    runs[name].setdefault(concurrency, []).append(play(talks))
+def measure(flags: argparse.Namespace) -> dict[str, Any]:
+    """Run the engines round by round, at each concurrency."""
+    subject = subject_for(flags.model, flags.shape)
+    bench = Bench(subject, max_num_seqs=max(flags.concurrency))
+    with ExitStack() as stack:
+        bench.add(BASELINE, play_one_at_a_time(subject))
+        if flags.peers:
+            bench.add("transformers static batches", play_static_batches(subject, max(flags.concurrency)))
+            bench.add("transformers continuous batches", play_continuous_batches(subject, max(flags.concurrency)))
+        names = dtypes_here(flags.dtype)
+        for dtype in names:
+            stack.enter_context(bench.ours(dtype))
+        for dtype in flags.vllm_dtype if flags.vllm_python else []:
+            stack.enter_context(bench.vllm(flags.vllm_python, dtype))
+        for concurrency in flags.concurrency:
+            for _ in range(flags.rounds):
+                bench.round(concurrency, flags.turns)
+        limits = (
+            {} if flags.quick else {f"{OURS} {name}": limits_of(subject, name, flags.concurrency) for name in names}
+        )
     return {
-        "model": f"{ours.name}@{ours.digest}",
-        "num_parameters": sum(p.numel() for p in ours.model.parameters()),
-        "reason": ours.reason,
+        "model": subject.name,
+        "num_parameters": sum(p.numel() for p in subject.model.parameters()),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
-        "num_rounds": num_rounds,
-        "num_turns": num_turns,
+        "num_rounds": flags.rounds,
+        "num_turns": flags.turns,
         "engines": {
             name: {str(concurrency): asdict(figures(done)) for concurrency, done in by_concurrency.items()}
-            for name, by_concurrency in runs.items()
+            for name, by_concurrency in bench.runs.items()
         },
+        "spread": {
+            name: {
+                str(concurrency): [round(run.tokens_per_s, 1) for run in done]
+                for concurrency, done in by_concurrency.items()
+            }
+            for name, by_concurrency in bench.runs.items()
+        },
+        "memory_bytes": bench.memory_bytes,
+        "limits": limits,
     }
 
 
-def show(result: dict[str, object]) -> None:
-    """Print a table, and how many times faster we are."""
-    engines: dict[str, dict[str, dict[str, float]]] = result["engines"]  # type: ignore[assignment]
-    table = Table(caption=f"{result['model']}; {result['reason']}; {result['machine']}", caption_justify="left")
-    for column in ("engine", "conversations", "tokens/s", "replies/s", "p50 s", "p95 s", "times"):
+def limits_of(subject: Subject, dtype: str, concurrencies: list[int]) -> dict[str, float]:
+    """The tokens per second of the products alone at each concurrency, and of reading the weights once per token."""
+    own = DTYPES[dtype]
+    if subject.model.device.type != "cpu":
+        return {}
+    limits = {str(n): products_tokens_per_s(subject.model, own, n) for n in concurrencies}
+    return limits | {"bandwidth": read_bytes_per_s() / weight_bytes(subject.model, own)}
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print a table, how many times faster than the baseline each is, and the share of the products' speed."""
+    engines = result["engines"]
+    table = Table(caption=f"{result['model']}; {result['machine']}", caption_justify="left")
+    for column in ("engine", "conversations", "tokens/s", "spread", "replies/s", "p50 s", "p95 s", "times", "of limit"):
         table.add_column(column, justify="left" if column == "engine" else "right")
-    for concurrency, slow in engines[BASELINE].items():
+    for concurrency in engines[BASELINE]:
         for name in engines:
             own = engines[name][concurrency]
-            times = own["tokens_per_s"] / slow["tokens_per_s"]
-            numbers = [f"{own[key]:.2f}" for key in ("tokens_per_s", "replies_per_s", "p50_s", "p95_s")]
-            table.add_row(name, concurrency, *numbers, f"{times:.1f}")
+            rounds = result["spread"][name][concurrency]
+            spread = f"{min(rounds):.0f}–{max(rounds):.0f}"
+            limit = result["limits"].get(name, {}).get(concurrency)
+            numbers = [f"{own[key]:.2f}" for key in ("replies_per_s", "p50_s", "p95_s")]
+            times = f"{paired_ratio(result, name, concurrency):.1f}"
+            share = f"{own['tokens_per_s'] / limit:.0%}" if limit else ""
+            table.add_row(name, concurrency, f"{own['tokens_per_s']:.1f}", spread, *numbers, times, share)
         table.add_section()
-    Console().print(table)
+    console = Console()
+    console = Console(width=max(console.width, 120))
+    console.print(table)
+    for name, size in result["memory_bytes"].items():
+        console.print(f"memory of {name}: {size / 2**20:,.0f} MiB")
+
+
+def paired_ratio(result: dict[str, Any], name: str, concurrency: str) -> float:
+    """The median over the rounds of how many times faster than the baseline an engine was in the same round."""
+    own, slow = (result["spread"][engine][concurrency] for engine in (name, BASELINE))
+    return statistics.median(a / b for a, b in zip(own, slow, strict=True))
 
 
 def main() -> None:
     """Read the flags, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="folder, name or hub id; empty: the shipped default")
-    parser.add_argument("--dtype", default="float32", help="float32 (default), bfloat16, float16 or auto")
+    parser.add_argument("--shape", choices=SHAPES, help="a GPT-2 of this shape with random weights instead")
+    parser.add_argument("--dtype", default="all", choices=["all", *DTYPES], help="of our engine (default: all)")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=list(QUICK_CONCURRENCIES), metavar="N")
     parser.add_argument("--rounds", type=int, default=3, help="how often each engine runs (medians are shown)")
     parser.add_argument("--turns", type=int, default=4, help="turns of each conversation")
-    parser.add_argument("--quick", action="store_true", help="one round of one turn")
+    parser.add_argument("--peers", action="store_true", help="also static and continuous batches of transformers")
+    parser.add_argument("--vllm-python", help="the Python of an environment with vLLM; it takes part")
+    parser.add_argument("--vllm-dtype", nargs="+", default=["bfloat16"], help="float32, bfloat16 (default)")
+    parser.add_argument("--quick", action="store_true", help="one round of one turn, against one at a time only")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw throughput and latency (needs matplotlib)")
     flags = parser.parse_args()
     configure_logging(load_settings(log_level="warning"))
-    num_rounds, num_turns = (1, 1) if flags.quick else (flags.rounds, flags.turns)
-    result = measure(flags.model, dtype=flags.dtype, num_rounds=num_rounds, num_turns=num_turns)
+    if flags.quick:
+        flags.rounds = flags.turns = 1
+        flags.peers, flags.vllm_python = False, None
+    result = measure(flags)
+    if flags.plot:
+        from benchmarks.plot import draw
+
+        draw(result, flags.plot)
     if flags.json:
         print(json.dumps(result))
     else:

@@ -1,4 +1,4 @@
-"""The engine benchmark on a tiny model: that it measures the same work for both, and prints what it promises."""
+"""The engine benchmark on a tiny model: that it measures the same work for all, and prints what it promises."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.engine import BASELINE, OURS, Run, conversations, figures, percentile
+from benchmarks.engine import BASELINE, OURS, SHAPES, dtypes_here, paired_ratio, subject_for
+from benchmarks.limits import matrices, weight_bytes
+from benchmarks.peers import play_static_batches
+from benchmarks.plot import draw
+from benchmarks.workload import Run, Talks, Turn, conversations, figures, percentile
+from tests.helpers.tiny_families import tiny_gpt2
 from tests.helpers.tiny_model import tiny_checkpoint
-from worker.loading import load_model
+
+ROOT = Path(__file__).parent.parent.parent
+ALLOWED = range(3, 300)
 
 
 @pytest.fixture(scope="module")
@@ -21,23 +28,52 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_prints_one_json_object_with_both_engines(tiny: Path) -> None:
     command = [sys.executable, "benchmarks/engine.py", "--model", str(tiny), "--quick", "--json"]
-    root = Path(__file__).parent.parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert set(result["engines"]) == {OURS, BASELINE}
-    for by_concurrency in result["engines"].values():
+    engines = json.loads(done.stdout)["engines"]
+    assert set(engines) == {BASELINE, *(f"{OURS} {dtype}" for dtype in dtypes_here("all"))}
+    for by_concurrency in engines.values():
         assert set(by_concurrency) == {"1", "16"}
-        assert all(value > 0 for own in by_concurrency.values() for value in own.values())
+        for own in by_concurrency.values():
+            assert set(own) == {"tokens_per_s", "replies_per_s", "p50_s", "p95_s"}
+            assert all(value > 0 for value in own.values())
 
 
-def test_conversations_are_the_same_each_time_and_grow(tiny: Path) -> None:
-    loaded = load_model(str(tiny), device="cpu")
-    talks = conversations(loaded, number=3, num_turns=3)
-    assert talks == conversations(loaded, number=3, num_turns=3)
+def test_conversations_are_the_same_each_time_and_grow() -> None:
+    talks = conversations(ALLOWED, window=256, number=3, num_turns=3)
+    assert talks == conversations(ALLOWED, window=256, number=3, num_turns=3)
     for first, second, _ in talks:
         assert second.prompt_ids[: len(first.prompt_ids)] == first.prompt_ids
-        assert len(second.prompt_ids) + second.num_new_tokens <= loaded.window
+        assert len(second.prompt_ids) + second.num_new_tokens <= 256
+
+
+def test_a_conversation_sends_its_next_message_when_it_is_answered() -> None:
+    turns = [Turn((1,), 2, 0), Turn((1, 2), 3, 0)]
+    under_way = Talks([turns, turns[:1]])
+    assert under_way.opening() == [(0, turns[0]), (1, turns[0])]
+    assert under_way.answered(0, 2) == [(0, turns[1])]
+    assert under_way.answered(1, 2) == []
+    assert under_way.answered(0, 3) == []
+    run = under_way.run()
+    assert (run.num_tokens, len(run.latencies_s)) == (7, 3)
+
+
+def test_static_batches_answer_every_turn(tiny: Path) -> None:
+    subject = subject_for(str(tiny), None)
+    talks = conversations(subject.allowed, window=subject.window, number=3, num_turns=2)
+    run = play_static_batches(subject, 2)(talks)
+    assert run.num_tokens == sum(turn.num_new_tokens for turns in talks for turn in turns)
+    assert len(run.latencies_s) == 6
+
+
+def test_the_matrices_are_those_that_a_row_meets() -> None:
+    model = tiny_gpt2()
+    assert weight_bytes(model, model.dtype) == 4 * (2 * 12 * 64 * 64 + 300 * 64)
+    assert {width for _, width in (matrix.shape for matrix in matrices(model))} == {64, 256}
+
+
+def test_the_shapes_are_those_of_gpt2() -> None:
+    assert SHAPES["gpt2-medium"] == {"n_layer": 24, "n_embd": 1024, "n_head": 16}
 
 
 def test_figures_are_medians_over_the_rounds() -> None:
@@ -46,6 +82,18 @@ def test_figures_are_medians_over_the_rounds() -> None:
     assert (own.tokens_per_s, own.replies_per_s, own.p50_s, own.p95_s) == (10.0, 1.0, 1.0, 2.0)
 
 
+def test_a_ratio_pairs_what_ran_in_the_same_round() -> None:
+    result = {"spread": {OURS: {"1": [10.0, 40.0, 30.0]}, BASELINE: {"1": [1.0, 2.0, 10.0]}}}
+    assert paired_ratio(result, OURS, "1") == 10.0
+
+
 def test_a_percentile_is_one_of_the_values() -> None:
     values = [float(n) for n in range(100, 0, -1)]
     assert (percentile(values, 0.5), percentile(values, 0.95), percentile([3.0], 0.95)) == (50.0, 95.0, 3.0)
+
+
+def test_a_picture_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    own = {"tokens_per_s": 2.0, "replies_per_s": 1.0, "p50_s": 0.5, "p95_s": 0.9}
+    draw({"engines": {OURS: {"1": own, "16": own}}, "model": "m", "machine": "here"}, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
