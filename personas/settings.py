@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     redis_url: str | None = Field(
         None, repr=False, description="a Redis or Valkey to use; none: the embedded server is started"
     )
-    model: str = Field("", description="checkpoint folder, Hugging Face folder or hub id; empty: the shipped default")
+    model: str = Field(
+        "", description="registered name, checkpoint folder, Hugging Face folder or hub id; empty: the shipped default"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1, mps")
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = Field(
         "auto", description="auto, float32, float16, bfloat16 or int8 (CPU)"
