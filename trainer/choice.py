@@ -7,10 +7,8 @@ layer, kept under that class's names. Knows states, not data.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 PREFIX = "multiple_choice_head."
@@ -45,18 +43,3 @@ def choice_loss(head: nn.Module, states: Tensor, choices: Sequence[Sequence[tupl
         scores = head(states[rows, columns]).squeeze(-1)
         total = total + scores.logsumexp(0) - scores[0]
     return total
-
-
-def load_choice_head(folder: Path) -> ChoiceHead | None:
-    """Read the head of a checkpoint, in float32 and without dropout; None where it has none."""
-    for name in (HEAD_FILE, "model.safetensors"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key).float() for key in file.keys() if key.startswith(PREFIX)}  # noqa: SIM118
-        if tensors:
-            head = ChoiceHead(tensors[f"{PREFIX}summary.weight"].shape[1])
-            head.load_state_dict({key.removeprefix(PREFIX): value for key, value in tensors.items()})
-            return head.train(False)
-    return None

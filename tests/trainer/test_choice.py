@@ -11,11 +11,12 @@ from transformers import AutoModelForCausalLM, GPT2DoubleHeadsModel
 
 from personas.layout import Part
 from tests.trainer.test_train import DATA, config, tiny_base
-from trainer.choice import ChoiceHead, choice_loss, load_choice_head
+from trainer.choice import ChoiceHead, choice_loss
 from trainer.config import ConfigError
 from trainer.data import Batch, bucketed_groups
 from trainer.evaluate import padded
 from trainer.optimizer import Optimizer
+from trainer.ranking import load_head
 from trainer.step import take_gradient
 from trainer.train import Run
 
@@ -67,7 +68,7 @@ def test_the_head_loads_into_transformers_own_class(tmp_path: Path) -> None:
     run = Run.prepare(config(num_candidates=4, lm_coef=0.5, train_tokens=2000, **MANY), tmp_path)
     folder = run.train()
     double = GPT2DoubleHeadsModel.from_pretrained(folder, dtype=torch.float32).eval()
-    head = load_choice_head(folder)
+    head = load_head(folder)
     assert head is not None
     ids, _ = padded(Batch([[5, 6, 7, 8]], [[Part.CONTEXT] * 4]))
     states = double.transformer(ids).last_hidden_state
@@ -87,13 +88,13 @@ def test_beside_an_adapter_the_head_has_a_file_of_its_own(tmp_path: Path, tiny_b
     lora = {"rank": 2, "alpha": 2}
     settings = config(base=str(tiny_base), layout="chat", lora=lora, num_candidates=2, train_tokens=900, **MANY)
     folder = Run.prepare(settings, tmp_path).train()
-    head = load_choice_head(folder)
+    head = load_head(folder)
     assert head is not None
-    assert head.summary.weight.shape == (1, 32)
+    assert head.weight.shape == (1, 32)
 
 
 def test_a_checkpoint_without_the_head_says_so(tmp_path: Path) -> None:
-    assert load_choice_head(Run.prepare(config(train_tokens=600), tmp_path).train()) is None
+    assert load_head(Run.prepare(config(train_tokens=600), tmp_path).train()) is None
 
 
 def test_too_few_replies_to_choose_from_are_refused(tmp_path: Path) -> None:
