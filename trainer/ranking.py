@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from personas.conversation import Role, Turn
-from personas.layout import Layout, Part
+from personas.layout import Layout
+from trainer.choice import PREFIX
 from trainer.formats import DataError, Dialogue
 from trainer.metrics import hit_and_reciprocal_rank, normalised
 
 NUM_CANDIDATES = 20
-HEAD = "multiple_choice_head.summary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Ranker:
     @torch.inference_mode()
     def scores(self, question: Question) -> tuple[list[float], list[float]]:
         """Return the scores of each candidate by likelihood and by the head; the second is empty without one."""
-        candidates = [self._encoded(text) for text in question.candidates]
+        candidates = [self._layout.reply_ids(text) for text in question.candidates]
         reserve = max(map(len, candidates))
         context = self._layout.prompt(
             question.facts, question.turns, max_tokens=self._window, reserve=min(reserve, self._window // 2)
@@ -124,12 +124,6 @@ class Ranker:
                 by_head.append(float(self._head(states[start + len(ids) - 1].float())))
             start += len(ids)
         return likelihood, by_head
-
-    def _encoded(self, text: str) -> list[int]:
-        """Return a candidate's ids as they stand behind the reply header, up to and with the end token."""
-        block = self._layout.target(Role.BOT, text)
-        labelled = [place for place, part in enumerate(block.parts) if part is not Part.CONTEXT]
-        return block.ids[len(self._layout.reply_header()) : labelled[-1] + 1]
 
     def _states(self, context: Sequence[int], candidates: Sequence[Sequence[int]]) -> Tensor:
         """Run the trunk over context and candidates; (context and candidates together, H)."""
@@ -163,11 +157,11 @@ class Ranker:
 
 
 def load_head(folder: Path) -> nn.Linear | None:
-    """Read the next-utterance head of a checkpoint by the names `GPT2DoubleHeadsModel` gives it; None without one."""
+    """Read the next-utterance head of a checkpoint, its own file or the weights'; None where it has none."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            if f"{HEAD}.weight" in file.keys():  # noqa: SIM118
-                weight, bias = (file.get_tensor(f"{HEAD}.{name}").float() for name in ("weight", "bias"))
+            if f"{PREFIX}summary.weight" in file.keys():  # noqa: SIM118
+                weight, bias = (file.get_tensor(f"{PREFIX}summary.{name}").float() for name in ("weight", "bias"))
                 head = nn.Linear(weight.shape[1], 1).requires_grad_(False)
                 head.load_state_dict({"weight": weight, "bias": bias})
                 return head

@@ -14,9 +14,10 @@ from personas.layout import ConvaiLayout, Part
 from tests.helpers.layouts import tokenizer_json
 from tests.helpers.tiny_families import WINDOW, tiny_gpt2
 from tests.helpers.tiny_model import tiny_checkpoint
+from trainer.choice import PREFIX
 from trainer.formats import Choice, DataError, Dialogue
 from trainer.metrics import normalised
-from trainer.ranking import HEAD, Question, Ranker, digest, load_head, questions, rank
+from trainer.ranking import Question, Ranker, digest, load_head, questions, rank
 from worker.loading import LoadedModel, load_model
 
 FACTS = ("my name is ada.", "i keep two dogs.")
@@ -107,19 +108,16 @@ def test_a_context_longer_than_the_window_is_cut_and_still_ranked(loaded: Loaded
     assert all(score < 0 for score in scores)
 
 
-def test_the_head_is_read_by_its_published_names_and_scores_the_end_token(loaded: LoadedModel, tmp_path: Path) -> None:
+def test_the_head_scores_the_state_at_the_end_token(loaded: LoadedModel, tmp_path: Path) -> None:
     assert load_head(tmp_path) is None
-    weights = {f"{HEAD}.weight": torch.randn(1, 64), f"{HEAD}.bias": torch.tensor([0.5])}
+    weights = {f"{PREFIX}summary.weight": torch.randn(1, 64), f"{PREFIX}summary.bias": torch.tensor([0.5])}
     save_file(weights, tmp_path / "model.safetensors")
-    head = load_head(tmp_path)
-    assert head is not None
     turns, text = (Turn(Role.USER, "do you have any pets?"),), "yes, my dog is biscuit."
-    _, (score, _) = Ranker(loaded.model, loaded.layout, window=loaded.window, head=head).scores(
-        Question(FACTS, turns, (text, "no"))
-    )
+    ranker = Ranker(loaded.model, loaded.layout, window=loaded.window, head=load_head(tmp_path))
+    _, (score, _) = ranker.scores(Question(FACTS, turns, (text, "no")))
     (example,) = loaded.layout.examples_of(FACTS, (*turns, Turn(Role.BOT, text)), max_tokens=loaded.window)
     states = loaded.model.transformer(input_ids=torch.tensor([example.ids])).last_hidden_state[0]
-    assert score == pytest.approx(float(states[-1] @ weights[f"{HEAD}.weight"][0] + 0.5), abs=1e-3)
+    assert score == pytest.approx(float(states[-1] @ weights[f"{PREFIX}summary.weight"][0] + 0.5), abs=1e-3)
 
 
 def test_a_layout_with_token_types_gives_each_candidate_its_own() -> None:
