@@ -101,10 +101,12 @@ def check_model(settings: Settings) -> list[Finding]:
     """Check that the model's files are there and fit each other, without loading it."""
     if importlib.util.find_spec("tokenizers") is None:
         return [note("model", "not checked: no worker packages here", "pip install 'personabot[worker]'")]
-    from worker.loading import resolve_model
+    from personas.registry import Registry
+    from worker.loading import find_model
 
+    registry = Registry.of(settings)
     try:
-        found = resolve_model(settings.model)
+        found = find_model(registry.chosen() or settings.model, registry).place
         if not isinstance(found, Path):
             return [note("model", f"{found}: no such folder; fetched from the Hugging Face hub on first use")]
         return [_check_folder(found)]
