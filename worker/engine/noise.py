@@ -24,12 +24,16 @@ _SECOND = _signed(0x94D049BB133111EB)
 
 def gumbel(keys: Sequence[int], positions: Sequence[int], ids: Tensor) -> Tensor:
     """Gumbel noise for the tokens `ids` (B, K), row b drawn for `keys[b]` at `positions[b]`: float64 (B, K)."""
+    return -torch.log(-torch.log(uniform(keys, positions, ids)))
+
+
+def uniform(keys: Sequence[int], positions: Sequence[int], ids: Tensor) -> Tensor:
+    """Numbers between 0 and 1 for the tokens `ids` (B, K), for `keys[b]` at `positions[b]`; never 0 or 1, float64."""
     # Each position begins a stream of its own; within it every token has its place.
     starts = [_signed((key + _GOLDEN * (position + 1)) % 2**64) for key, position in zip(keys, positions, strict=True)]
     streams = _mixed(torch.tensor(starts, dtype=torch.int64, device=ids.device))
     bits = _mixed(_mixed(streams[:, None] + (ids + 1) * _signed(_GOLDEN)) ^ streams[:, None])
-    uniform = ((bits >> 12 & (2**52 - 1)).double() + 0.5) * 2.0**-52  # strictly between 0 and 1
-    return -torch.log(-torch.log(uniform))
+    return ((bits >> 12 & (2**52 - 1)).double() + 0.5) * 2.0**-52
 
 
 def _mixed(x: Tensor) -> Tensor:

