@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import redis
 import structlog
 
 from bots.command import Button, Caller, Command, Option, Permission, Response
 from bots.retrain import YES, suggest_checkpoints
 from bots.services import Services, in_thread
 from personas.errors import PersonabotError
-from personas.leases import held_versions
 from personas.registry import Registry, Version
 from worker.queue.job import Job, Order, State
 from worker.queue.keys import QUEUED, WORKERS
+from worker.queue.loaded import LoadedState, load_errors, loaded_models
 
 log = structlog.get_logger(__name__)
 
@@ -87,7 +88,7 @@ async def status(services: Services, _caller: Caller, _arguments: Mapping[str, s
     jobs = await in_thread(services.workshop.jobs.open)
     lines = [
         f"Workers: {num_workers}",
-        *await in_thread(_served, services.workshop.registry),
+        *await in_thread(_loaded, services.workshop.jobs.redis),
         f"Conversations that wait: {waiting}",
         f"Training: {_num(jobs, State.TRAINING, State.JUDGING)} running, {_num(jobs, State.QUEUED)} queued, "
         f"{_num(jobs, State.CHECKING, State.PROPOSED)} not confirmed",
@@ -119,10 +120,21 @@ def _line(version: Version) -> str:
     return ", ".join(said)
 
 
-def _served(registry: Registry) -> list[str]:
-    """Say which versions are in memory, and where: what a worker holds cannot be deleted, so that this is on record."""
-    held = held_versions(registry.folder)
-    return [f"• {version} on {', '.join(holders)}" for version, holders in sorted(held.items())]
+def _loaded(client: redis.Redis) -> list[str]:
+    """Say what each worker has in memory, and what it failed to load."""
+    lines = [
+        f"• {worker}: {model.reference or model.name} ({model.digest}) for {_served(model)}"
+        for worker, models in loaded_models(client).items()
+        for model in models
+    ]
+    return lines + [
+        f"• {error.worker} could not load {error.reference}: {error.reason}" for error in load_errors(client)
+    ]
+
+
+def _served(model: LoadedState) -> str:
+    names = ["everybody" if name == "" else name for name in model.serves]
+    return ", ".join(names) or "nobody now"
 
 
 async def _changed(change: Callable[..., Version], reference: str, caller: Caller, how: str) -> Response:
