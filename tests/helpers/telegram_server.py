@@ -36,9 +36,7 @@ class TelegramServer(TelegramWorld):
         self._webhook = ""
 
     async def __aenter__(self) -> TelegramServer:
-        app = web.Application(client_max_size=2**20)
-        app.router.add_route("*", "/bot{token}/{method}", self._handle)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(self._app(), shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
         await site.start()
@@ -50,6 +48,11 @@ class TelegramServer(TelegramWorld):
         await self._runner.cleanup()
 
     # --- the wire ---
+
+    def _app(self) -> web.Application:
+        app = web.Application(client_max_size=2**20)
+        app.router.add_route("*", "/bot{token}/{method}", self._handle)
+        return app
 
     async def _handle(self, request: web.Request) -> web.Response:
         method = request.match_info["method"]

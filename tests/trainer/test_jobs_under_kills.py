@@ -1,0 +1,100 @@
+"""kill -9 of the training's process and of the training worker: the run ends as an undisturbed one would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from personas.checkpoint import read_checkpoint
+from tests.helpers.cli import personabot
+from tests.helpers.retraining import start_training_worker, write_data
+from tests.helpers.worker_process import wait_until
+from worker.queue.connection import connect
+from worker.queue.job import Job, Order, State
+from worker.queue.jobs import Jobs
+
+# Untrained models find no order in words, which is what the dry run would refuse.
+LENIENT = {"PERSONABOT_TRAINING_DATA__MIN_ORDER": "1"}
+
+
+def trainer_of(worker: subprocess.Popen[bytes]) -> int:
+    """Return the process id of the run itself."""
+    [child] = [p for p in psutil.Process(worker.pid).children() if "train" in p.cmdline()]
+    return child.pid
+
+
+def state_of(jobs: Jobs, job_id: str) -> Job:
+    job = jobs.get(job_id)
+    assert job is not None
+    assert job.state is not State.FAILED, job.reason
+    return job
+
+
+def test_a_run_that_loses_its_process_and_its_worker_ends_with_the_same_weights(
+    redis_server: str, redis_client: redis.Redis, home: Path, tiny_model: Path
+) -> None:
+    write_data(home / "datasets" / "ada.jsonl")
+    jobs = Jobs(connect(redis_server))
+    job_id = jobs.submit(Order("ada", "datasets/ada.jsonl", "quick", base=str(tiny_model))).id
+    worker = start_training_worker(redis_server, home, tiny_model, **LENIENT)
+    try:
+        wait_until(lambda: state_of(jobs, job_id).state is State.PROPOSED, "the data was read")
+        folder = home / "training" / "jobs" / job_id
+        config = (folder / "config.toml").read_text(encoding="utf-8")
+        longer = config.replace("save_minutes = 1.0", "save_minutes = 0.002")
+        longer = longer.replace("train_tokens = 11700", "train_tokens = 120000")
+        assert longer.count("0.002") == longer.count("120000") == 1
+        (folder / "config.toml").write_text(longer, encoding="utf-8")
+        assert jobs.confirm(job_id, "discord:7")
+        wait_until(lambda: state_of(jobs, job_id).progress.step > 20, "the run is under way")
+        os.kill(trainer_of(worker), signal.SIGKILL)
+        at = state_of(jobs, job_id).progress.step
+        wait_until(lambda: state_of(jobs, job_id).progress.step > at + 10, "the run goes on")
+        assert state_of(jobs, job_id).state is State.TRAINING, "too quick to be killed twice"
+        worker.kill()
+        worker.wait()
+        worker = start_training_worker(redis_server, home, tiny_model, **LENIENT)
+        wait_until(lambda: (folder / "run" / "checkpoint").is_dir(), "the run has ended", patience_s=120)
+        assert state_of(jobs, job_id).num_claims == 2
+    finally:
+        worker.terminate()
+        worker.wait(60)
+    undisturbed = home / "undisturbed"
+    done = personabot("train", "--config", folder / "config.toml", "--out", undisturbed, home=home)
+    assert done.returncode == 0, done.stderr
+    weights = [read_checkpoint(run / "checkpoint").digest for run in (folder / "run", undisturbed)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("state", ["queued", "training"])
+def test_a_job_can_be_cancelled_before_and_while_it_trains(
+    redis_server: str, home: Path, tiny_model: Path, state: str
+) -> None:
+    jobs = Jobs(connect(redis_server))
+    write_data(home / "datasets" / "ada.jsonl")
+    job_id = jobs.submit(Order("ada", "datasets/ada.jsonl", "quick", base=str(tiny_model))).id
+    worker = start_training_worker(redis_server, home, tiny_model, **LENIENT)
+    try:
+        wait_until(lambda: state_of(jobs, job_id).state is State.PROPOSED, "the data was read")
+        config = home / "training" / "jobs" / job_id / "config.toml"
+        text = config.read_text(encoding="utf-8")
+        config.write_text(text.replace("train_tokens = 11700", "train_tokens = 900000000"), encoding="utf-8")
+        if state == "queued":
+            worker.terminate()
+            worker.wait(60)
+        jobs.confirm(job_id, "discord:7")
+        if state == "training":
+            wait_until(lambda: state_of(jobs, job_id).progress.step > 0, "the run is under way")
+        jobs.cancel(job_id, "by Ann")
+        wait_until(lambda: state_of(jobs, job_id).state is State.CANCELLED, "the job has ended")
+        is_saved = (config.parent / "run" / "last").is_dir()
+        assert is_saved == (state == "training")
+    finally:
+        worker.terminate()
+        worker.wait(60)
