@@ -40,6 +40,7 @@ class Heard:
     author_name: str
     message_id: str
     is_group: bool
+    server: str = ""
 
 
 class Intake:
@@ -81,6 +82,7 @@ class Intake:
             self._services.deadline(),
             reply_to=heard.message_id if heard.is_group else "",
             is_group=heard.is_group,
+            server=heard.server,
         )
 
 

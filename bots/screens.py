@@ -17,9 +17,12 @@ from prompt_toolkit.formatted_text import HTML
 from prompt_toolkit.history import FileHistory
 from prompt_toolkit.patch_stdout import patch_stdout
 from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
 from rich.text import Text
 
 from bots.terminal import COMMANDS
+from worker.queue.reply import Tell
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -51,8 +54,8 @@ class PlainScreen:
         """Write what is not part of the conversation."""
         self._write(f"({text})")
 
-    def waiting(self) -> AbstractContextManager[object]:
-        """Show nothing."""
+    def waiting(self, name: str) -> AbstractContextManager[Tell | None]:
+        """Show nothing before the reply is complete."""
         return nullcontext()
 
     def _write(self, line: str) -> None:
@@ -89,17 +92,29 @@ class RichScreen:
 
     def bot(self, name: str, text: str) -> None:
         """Show a bot turn."""
-        self._console.print(Text.assemble((f"{name}: ", "bold magenta"), printable(text)))
+        self._console.print(_turn(name, text))
 
     def note(self, text: str) -> None:
         """Show what is not part of the conversation."""
         self._console.print(Text(printable(text), style="dim"))
 
     @contextmanager
-    def waiting(self) -> Iterator[object]:
-        """Show that a reply is on its way."""
-        with self._console.status(Text(f"{self._waiting_for()} …", style="dim")) as status:
-            yield status
+    def waiting(self, name: str) -> Iterator[Tell]:
+        """Show that a reply is on its way, then what has come of it; both give way to the whole."""
+        spinner = Spinner("dots", Text(f"{self._waiting_for()} …", style="dim"))
+        with Live(spinner, console=self._console, transient=True) as live:
+            told = ""
+
+            def tell(piece: str) -> None:
+                nonlocal told
+                told += piece
+                live.update(_turn(name, told), refresh=True)
+
+            yield tell
+
+
+def _turn(name: str, text: str) -> Text:
+    return Text.assemble((f"{name}: ", "bold magenta"), printable(text))
 
 
 class ChatCompleter(Completer):

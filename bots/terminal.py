@@ -6,9 +6,9 @@ Owns what the person sees and types. Must not know the model or the queue: a `Pa
 from __future__ import annotations
 
 import difflib
-import hashlib
-import secrets
-from collections.abc import Callable, Sequence
+import json
+import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,20 +17,9 @@ from typing import Protocol
 from pydantic import ValidationError
 
 from personas.catalogue import Catalogue
-from personas.conversation import Role, Turn
 from personas.errors import UnknownPersona
 from personas.persona import GenerationSettings, Persona
-
-
-class Reply(Protocol):
-    """What a partner says, and how to hear the same again."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def seed(self) -> int | None: ...
-    @property
-    def model(self) -> str: ...
+from worker.queue.reply import Reply, Tell
 
 
 class Partner(Protocol):
@@ -42,20 +31,24 @@ class Partner(Protocol):
     def settings(self) -> GenerationSettings: ...
     @property
     def num_turns(self) -> int: ...
-    def say(self, text: str) -> Reply: ...
-    def regenerate(self) -> Reply | None: ...
+    def say(self, text: str, tell: Tell | None = None) -> Reply: ...
+    def regenerate(self, tell: Tell | None = None) -> Reply | None: ...
     def reset(self) -> None: ...
     def become(self, persona: Persona) -> None: ...
     def tune(self, settings: GenerationSettings) -> None: ...
 
 
 class Screen(Protocol):
-    """Where the chat is read from and shown. `read` raises EOFError at the end of the input."""
+    """Where the chat is read from and shown. `read` raises EOFError at the end of the input.
+
+    While somebody is `waiting` for `name` to speak, the pieces of the reply go to what that yields, if to anything;
+    `bot` shows the whole afterwards.
+    """
 
     def read(self) -> str: ...
     def bot(self, name: str, text: str) -> None: ...
     def note(self, text: str) -> None: ...
-    def waiting(self) -> AbstractContextManager[object]: ...
+    def waiting(self, name: str) -> AbstractContextManager[Tell | None]: ...
 
 
 class Record(Protocol):
@@ -73,75 +66,6 @@ class NoRecord:
 
     def add(self, persona: Persona, prompt: str, reply: Reply) -> None:
         """Do nothing."""
-
-
-Speak = Callable[[Persona, Sequence[Turn], GenerationSettings], Reply]
-
-
-class LocalPartner:
-    """Keeps the conversation in memory and lets `speak` answer; seeds derive from `seed` and the reply's position."""
-
-    def __init__(
-        self, speak: Speak, persona: Persona, *, settings: GenerationSettings, seed: int | None = None
-    ) -> None:
-        self.persona = persona
-        self.settings = settings
-        self.turns: list[Turn] = []
-        self._speak = speak
-        self._seed = seed
-        self._num_replies = 0
-        self.reset()
-
-    @property
-    def num_turns(self) -> int:
-        """How many messages were answered in this conversation."""
-        return sum(turn.role is Role.USER for turn in self.turns)
-
-    def say(self, text: str) -> Reply:
-        """Answer one message; nothing is remembered of a message that could not be answered."""
-        self.turns.append(Turn(Role.USER, text))
-        try:
-            return self._answer()
-        except BaseException:
-            del self.turns[-1]
-            raise
-
-    def regenerate(self) -> Reply | None:
-        """Answer the last message again with another seed; None where there is nothing to answer."""
-        if len(self.turns) < 2 or self.turns[-1].role is not Role.BOT or self.turns[-2].role is not Role.USER:
-            return None
-        last = self.turns.pop()
-        try:
-            return self._answer()
-        except BaseException:
-            self.turns.append(last)
-            raise
-
-    def reset(self) -> None:
-        """Begin a new conversation, with the persona's greeting where it has one."""
-        greeting = self.persona.greeting
-        self.turns = [Turn(Role.BOT, greeting, name=self.persona.name)] if greeting else []
-
-    def become(self, persona: Persona) -> None:
-        """Let another persona take over, in a new conversation."""
-        self.persona = persona
-        self.reset()
-
-    def tune(self, settings: GenerationSettings) -> None:
-        """Sample with `settings` from now on."""
-        self.settings = settings
-
-    def _answer(self) -> Reply:
-        seed = secrets.randbits(32) if self._seed is None else derived_seed(self._seed, self._num_replies)
-        reply = self._speak(self.persona, tuple(self.turns), self.settings.model_copy(update={"seed": seed}))
-        self._num_replies += 1
-        self.turns.append(Turn(Role.BOT, reply.text, name=self.persona.name))
-        return reply
-
-
-def derived_seed(seed: int, position: int) -> int:
-    """Return the seed of the reply at `position`, unrelated to its neighbours' (32 bits)."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{position}".encode()).digest()[:4], "big")
 
 
 @dataclass
@@ -182,12 +106,12 @@ class Chat:
 
     def _say(self, text: str) -> None:
         self._last_prompt = text
-        self._answer(lambda: self.partner.say(text))
+        self._answer(lambda tell: self.partner.say(text, tell))
 
-    def _answer(self, ask: Callable[[], Reply | None]) -> None:
+    def _answer(self, ask: Callable[[Tell | None], Reply | None]) -> None:
         try:
-            with self.screen.waiting():
-                reply = ask()
+            with self.screen.waiting(self.partner.persona.name) as tell:
+                reply = ask(tell)
         except KeyboardInterrupt:
             self.screen.note("Stopped waiting for the reply.")
             return
@@ -246,8 +170,7 @@ class Chat:
             except ValueError as error:
                 self.screen.note(str(error))
                 return
-        given = self.partner.settings.model_dump(exclude={"seed"}, exclude_none=True)
-        shown = ", ".join(f"{key} {value}" for key, value in given.items())
+        shown = shown_settings(self.partner.settings)
         self.screen.note(f"Set here: {shown or 'nothing'}; the rest comes from the persona and the model.")
 
     def ask_workshop(self, argument: str, *, name: str) -> None:
@@ -260,14 +183,21 @@ class Chat:
         self.is_over = True
 
 
+def shown_settings(settings: GenerationSettings) -> str:
+    """Return what is set, in the words that `changed_settings` takes."""
+    given = settings.model_dump(mode="json", exclude_none=True)
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in given.items())
+
+
 def changed_settings(settings: GenerationSettings, argument: str) -> GenerationSettings:
     """Return `settings` with the change that `argument` asks for, such as "temperature 0.7" or "top_k default"."""
-    words = argument.replace("=", " ").split()
-    names = [name for name in GenerationSettings.model_fields if name != "seed"]
-    name = words[0].replace("-", "_").casefold()
-    if len(words) != 2 or name not in names:
+    match = re.fullmatch(r"([\w-]+)(?:\s*=\s*|\s+)(.+)", argument.strip())
+    name, given = match.groups() if match else ("", "")
+    name = name.replace("-", "_").casefold()
+    names = list(GenerationSettings.model_fields)
+    if name not in names:
         raise ValueError(f"Usage: /settings NAME VALUE, where NAME is one of {', '.join(names)}.")
-    value = None if words[1].casefold() == "default" else words[1]
+    value = None if given.casefold() == "default" else given
     try:
         return GenerationSettings.model_validate({**settings.model_dump(), name: value})
     except ValidationError as error:

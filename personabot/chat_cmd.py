@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bots.partner import LocalPartner
 from bots.screens import PlainScreen, RichScreen
-from bots.terminal import Chat, LocalPartner, NoRecord, Reply, Screen
+from bots.terminal import Chat, NoRecord, Screen
 from personabot.transcript import Transcript, read_prompts
 from personas.catalogue import Catalogue, load_catalogue
 from personas.conversation import Turn
 from personas.logs import configure_logging, log_path
 from personas.persona import GenerationSettings, Persona
 from personas.settings import Settings
+from worker.queue.reply import Reply, Tell
 
 if TYPE_CHECKING:
     from worker.respond import Responder
@@ -50,7 +52,7 @@ def chat(settings: Settings, options: ChatOptions) -> None:
             BackgroundModel(settings.model_copy(update={"model": settings.model or persona.checkpoint or ""}))
         )
         generation = options.generation
-        partner = LocalPartner(model.speak, persona, settings=generation, seed=generation.seed)
+        partner = LocalPartner(model.speak, persona, settings=generation)
         if prompts is None:
             screen = screen_for(settings, catalogue, is_loaded=model.is_loaded)
             Chat(partner, screen, catalogue, record).run()
@@ -106,9 +108,11 @@ class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
         """Tell whether `speak` would answer without waiting for the model."""
         return self._speaker.done()
 
-    def speak(self, persona: Persona, turns: Sequence[Turn], settings: GenerationSettings) -> Reply:
-        """Answer as `persona`; raises what the loading raised."""
-        return self._speaker.result().respond(persona, turns, settings)
+    def speak(
+        self, persona: Persona, turns: Sequence[Turn], settings: GenerationSettings, tell: Tell | None = None
+    ) -> Reply:
+        """Answer as `persona`, telling each piece as it comes; raises what the loading raised."""
+        return self._speaker.result().respond(persona, turns, settings, stream=tell)
 
     def __exit__(self, *_: object) -> None:
         self._is_over.set()

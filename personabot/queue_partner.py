@@ -26,6 +26,7 @@ from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry
 from worker.queue.outbox import Outbox
 from worker.queue.publish import Publisher
+from worker.queue.reply import Tell
 
 CONVERSATION = Conversation("terminal", "local")
 
@@ -73,11 +74,11 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
         """Tell whether anybody would answer now; a worker that loads its model is not there yet."""
         return self._mailbox.num_workers() > 0
 
-    def say(self, text: str) -> QueueReply:
-        """Answer one message."""
+    def say(self, text: str, tell: Tell | None = None) -> QueueReply:
+        """Answer one message; through the queue a reply comes as a whole, and nothing is told before."""
         return self._ask(text, Kind.SAY)
 
-    def regenerate(self) -> QueueReply | None:
+    def regenerate(self, tell: Tell | None = None) -> QueueReply | None:
         """Answer the last message again; None where there is nothing to answer."""
         turns = self._store.history(CONVERSATION, limit=2)
         if [turn.role for turn in turns] != [Role.USER, Role.BOT]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bots.terminal import Reply
 from personas.errors import PersonabotError
 from personas.persona import Persona
+from worker.queue.reply import Reply
 
 
 class TranscriptError(PersonabotError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ from worker.engine.errors import DeadlinePassed, EngineStopped
 from worker.queue.app import REPLY_TASK, app, send_reply_task
 from worker.queue.mailbox import Mailbox, Outcome
 from worker.queue.message import EntryKind, Kind, OutboxEntry, Taken
+from worker.queue.reply import Reply
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -41,19 +43,8 @@ BURIED: Final = "Sorry, that message made me stumble twice, so I am leaving it a
 NOTHING_TO_REPEAT: Final = "There is nothing I could say differently yet: write me something first."
 
 
-class Reply(Protocol):
-    """What the tasks read of a generated reply."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def seed(self) -> int | None: ...
-    @property
-    def model(self) -> str: ...
-
-
 class Speaker(Protocol):
-    """Says what `persona` says next; `deadline` is in Unix seconds."""
+    """Says what `persona` says next; `deadline` is in Unix seconds, `group` is (server, conversation)."""
 
     def respond(
         self,
@@ -62,6 +53,7 @@ class Speaker(Protocol):
         settings: GenerationSettings,
         *,
         deadline: float | None = None,
+        group: tuple[str, str] = ("", ""),
     ) -> Reply: ...
 
 
@@ -148,8 +140,10 @@ class Replies:
         started = time.time()
         chosen = self._store.settings(taken.conversation)
         persona = self._persona_named(chosen.persona)
-        settings = _with_new_seed(chosen.generation, taken)
-        reply = self._speaker.respond(persona, taken.turns, settings, deadline=taken.deadline or None)
+        settings = _with_new_seed(chosen.generation, persona, taken)
+        reply = self._speaker.respond(
+            persona, taken.turns, settings, deadline=taken.deadline or None, group=taken.group
+        )
         log.info(
             "replied",
             conversation=str(taken.conversation),
@@ -193,11 +187,13 @@ def _notice(taken: Taken, text: str) -> OutboxEntry:
     )
 
 
-def _with_new_seed(settings: GenerationSettings, taken: Taken) -> GenerationSettings:
-    """A channel with a fixed seed would be told the same again: saying it anew takes another seed."""
-    if settings.seed is None or taken.kind != Kind.REGENERATE:
+def _with_new_seed(settings: GenerationSettings, persona: Persona, taken: Taken) -> GenerationSettings:
+    """Where the seed is fixed, saying it anew would say the same again: another is taken, wherever that was fixed."""
+    if taken.kind != Kind.REGENERATE:
         return settings
-    return settings.model_copy(update={"seed": (settings.seed + taken.fence) % 2**63})
+    fixed = settings.over(persona.generation).seed
+    seed = secrets.randbits(32) if fixed is None else (fixed + taken.fence) % 2**63
+    return settings.model_copy(update={"seed": seed})
 
 
 def _through_outage(step: Callable[[], T]) -> T:

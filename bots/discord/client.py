@@ -112,6 +112,7 @@ class PersonaClient(discord.AutoShardedClient):
                     author_name=message.author.display_name,
                     message_id=str(message.id),
                     is_group=is_group,
+                    server=str(message.guild.id) if message.guild else "",
                 )
             )
         if notice:

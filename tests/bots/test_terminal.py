@@ -5,14 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import DummyInput
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
 
-from bots.screens import ChatCompleter, PlainScreen, printable
-from bots.terminal import Chat, LocalPartner, changed_settings, derived_seed
+from bots.partner import LocalPartner, derived_seed
+from bots.screens import ChatCompleter, PlainScreen, RichScreen, printable
+from bots.terminal import Chat, changed_settings, shown_settings
 from personas.catalogue import load_catalogue
 from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
+from worker.queue.reply import Tell
 
 ADA = Persona(name="Ada", facts=("My name is Ada.",), greeting="Good day.")
 
@@ -24,12 +31,12 @@ class Said:
     model: str = "echo"
 
 
-def echo(persona: Persona, turns: Sequence[Turn], settings: GenerationSettings) -> Said:
+def echo(persona: Persona, turns: Sequence[Turn], settings: GenerationSettings, tell: Tell | None = None) -> Said:
     return Said(f"{turns[-1].text}? ({len(turns)} turns)", settings.seed)
 
 
 def partner(seed: int | None = 7) -> LocalPartner:
-    return LocalPartner(echo, ADA, settings=GenerationSettings(), seed=seed)
+    return LocalPartner(echo, ADA, settings=GenerationSettings(seed=seed))
 
 
 def chat(*lines: str, with_partner: LocalPartner | None = None) -> list[str]:
@@ -91,11 +98,81 @@ def test_there_is_nothing_to_regenerate_before_the_first_message() -> None:
 
 
 def test_settings_change_and_unset() -> None:
-    lines = chat("/settings top_p 0.5", "/settings top-p default", "/settings top_p 7", "/settings colour red")
+    lines = chat(
+        "/settings top_p 0.5",
+        "/settings top-p default",
+        "/settings top_p 7",
+        "/settings colour red",
+        with_partner=partner(None),
+    )
     assert "top_p 0.5" in lines[1]
     assert "nothing" in lines[2]
     assert "less than or equal to 1" in lines[3]
     assert lines[4].startswith("(Usage: /settings NAME VALUE")
+
+
+def test_settings_show_the_seed_that_was_given() -> None:
+    assert chat("/settings")[1] == "(Set here: seed 7; the rest comes from the persona and the model.)"
+
+
+def test_a_seed_that_is_set_on_the_way_holds_from_then_on() -> None:
+    who = partner(None)
+    chat("/settings seed 5", "hello", with_partner=who)
+    assert who.say("again").seed == derived_seed(5, 1)
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("bad_words damn, Damn", {"bad_words": ("damn", "Damn")}),
+        ('stop_strings ["a, b", "\\n"]', {"stop_strings": ("a, b", "\n")}),
+        ("logit_bias please=2, well = -3", {"logit_bias": {"please": 2.0, "well": -3.0}}),
+        ("min_p = 0.1", {"min_p": 0.1}),
+        ("candidates 4", {"candidates": 4}),
+    ],
+)
+def test_settings_of_several_words_are_one_line(argument: str, expected: dict[str, object]) -> None:
+    changed = changed_settings(GenerationSettings(), argument)
+    assert changed == GenerationSettings(**expected)
+    name, _, shown = shown_settings(changed).partition(" ")
+    assert changed_settings(GenerationSettings(), f"{name} {shown}") == changed  # what is shown can be typed again
+
+
+@pytest.mark.parametrize("argument", ["logit_bias please", "bad_words [1", "candidates 99", "logit_bias a=x"])
+def test_a_setting_that_cannot_be_read_is_refused(argument: str) -> None:
+    with pytest.raises(ValueError, match=argument.split()[0]):
+        changed_settings(GenerationSettings(), argument)
+
+
+def test_a_reply_appears_as_it_comes_and_then_as_a_whole(tmp_path: Path) -> None:
+    with create_app_session(input=DummyInput(), output=DummyOutput()):
+        screen = RichScreen(history_file=tmp_path / "history", persona_names=["Ada"])
+    out = io.StringIO()
+    screen._console = Console(file=out, force_terminal=True, width=60)
+    seen: list[str] = []
+
+    def speak(persona: Persona, turns: Sequence[Turn], settings: GenerationSettings, tell: Tell | None = None) -> Said:
+        assert tell is not None
+        for piece in ("Good ", "mor", "ning"):
+            tell(piece)
+            seen.append(out.getvalue())
+        return Said("Good morning", 1)
+
+    game = Chat(LocalPartner(speak, ADA, settings=GenerationSettings()), screen, load_catalogue(None))
+    game._say("hello")
+    assert ["Good mor" in text and "Good morning" not in text for text in seen] == [False, True, False]
+    assert out.getvalue().rstrip().endswith("Good morning")
+
+
+def test_through_a_pipe_nothing_is_told_before_the_whole() -> None:
+    heard: list[object] = []
+
+    def speak(persona: Persona, turns: Sequence[Turn], settings: GenerationSettings, tell: Tell | None = None) -> Said:
+        heard.append(tell)
+        return Said("Good morning", 1)
+
+    lines = chat("hello", with_partner=LocalPartner(speak, ADA, settings=GenerationSettings()))
+    assert (heard, lines[-1]) == ([None], "Ada: Good morning")
 
 
 def test_an_unknown_command_is_not_sent_to_the_model() -> None:
@@ -134,7 +211,9 @@ def test_a_message_that_could_not_be_answered_is_not_remembered() -> None:
 def test_ctrl_c_stops_the_reply_and_not_the_chat() -> None:
     calls: list[str] = []
 
-    def first_interrupted(persona: Persona, turns: Sequence[Turn], settings: GenerationSettings) -> Said:
+    def first_interrupted(
+        persona: Persona, turns: Sequence[Turn], settings: GenerationSettings, tell: Tell | None = None
+    ) -> Said:
         calls.append(turns[-1].text)
         if len(calls) == 1:
             raise KeyboardInterrupt

@@ -59,6 +59,7 @@ class Script:
         settings: GenerationSettings,
         *,
         deadline: float | None = None,
+        group: tuple[str, str] = ("", ""),
     ) -> Said:
         self._may_speak.wait(60)
         self.heard.append((persona, tuple(turns)))

@@ -37,6 +37,7 @@ class Echo:
 
     meanwhile: Callable[[], object] = lambda: None
     settings: list[GenerationSettings] = field(default_factory=list)
+    groups: list[tuple[str, str]] = field(default_factory=list)
 
     def respond(
         self,
@@ -45,8 +46,10 @@ class Echo:
         settings: GenerationSettings,
         *,
         deadline: float | None = None,
+        group: tuple[str, str] = ("", ""),
     ) -> Said:
         self.settings.append(settings)
+        self.groups.append(group)
         self.meanwhile()
         return Said(f"{persona.name}: {turns[-1].text}")
 
@@ -61,9 +64,10 @@ class Bench:
     echo: Echo
     replies: Replies
 
-    def submit(self, text: str, kind: str = Kind.SAY, deadline: float = 0.0) -> int | None:
+    def submit(self, text: str, kind: str = Kind.SAY, deadline: float = 0.0, server: str = "") -> int | None:
         turn = Turn(Role.USER, text, author_id=text, message_id="")
-        return self.mailbox.submit(Message(ROOM, turn, kind=kind, deadline=deadline, reply_to=f"to {text}")).fence
+        message = Message(ROOM, turn, kind=kind, deadline=deadline, reply_to=f"to {text}", server=server)
+        return self.mailbox.submit(message).fence
 
     def answer(self, *texts: str, kind: str = Kind.SAY, deadline: float = 0.0) -> list[OutboxEntry]:
         """Submit each text, let a task run, and return all there is in the outbox."""
@@ -161,6 +165,23 @@ def test_regenerating_with_a_fixed_seed_takes_another_one(bench: Bench) -> None:
     entries = bench.answer("", kind=Kind.REGENERATE)
     assert entries[-1].kind == EntryKind.REGENERATED
     assert [settings.seed == 5 for settings in bench.echo.settings] == [True, False]
+
+
+def test_regenerating_a_persona_with_a_fixed_seed_takes_another_one(bench: Bench) -> None:
+    persona = Persona(name="Ada", generation=GenerationSettings(seed=5))
+    bench.replies._persona_named = lambda name: persona
+    bench.answer("hi")
+    bench.answer("", kind=Kind.REGENERATE)
+    wanted = [settings.over(persona.generation).seed for settings in bench.echo.settings]
+    assert [seed == 5 for seed in wanted] == [True, False]
+
+
+def test_the_model_takes_turns_between_servers_and_their_conversations(bench: Bench) -> None:
+    fence = bench.submit("hi", server="guild 7")
+    assert fence is not None
+    bench.replies.answer(ROOM, fence)
+    bench.answer("hi again")
+    assert bench.echo.groups == [("guild 7", "discord:42"), ("discord:42", "discord:42")]
 
 
 def test_regenerating_before_anything_was_said_is_answered_with_a_notice(bench: Bench) -> None:

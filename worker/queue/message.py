@@ -25,6 +25,8 @@ class Kind(StrEnum):
 class Message:
     """A turn addressed to the bot. `deadline` is in Unix seconds, 0 for none; `reply_to` is what the answer replies to.
 
+    `server` is whose other conversations it shares its turn with, "" where a place belongs to no server.
+
     For "regenerate" the turn only says who asked; it does not enter the history.
     """
 
@@ -34,6 +36,7 @@ class Message:
     kind: str = Kind.SAY
     reply_to: str = ""
     is_group: bool = False
+    server: str = ""
     submitted_at: float = field(default_factory=time.time)
 
     @property
@@ -51,6 +54,7 @@ class Message:
                 "deadline": self.deadline,
                 "reply_to": self.reply_to,
                 "is_group": self.is_group,
+                "server": self.server,
                 "submitted_at": self.submitted_at,
             },
             ensure_ascii=False,
@@ -67,6 +71,7 @@ class Message:
             kind=Kind(data["kind"]),
             reply_to=data["reply_to"],
             is_group=bool(data["is_group"]),
+            server=data.get("server", ""),
             submitted_at=float(data["submitted_at"]),
         )
 
@@ -114,6 +119,11 @@ class Taken:
     def kind(self) -> str:
         """What the messages ask for; they all ask for the same."""
         return self.messages[-1].kind
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Between what the model takes turns: the server, and within it the conversation."""
+        return self.messages[-1].server or str(self.conversation), str(self.conversation)
 
     @property
     def deadline(self) -> float:
