@@ -56,7 +56,7 @@ class Int8Linear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        weight = weight.float()
+        weight = weight.float().contiguous()  # the packing ignores strides
         self._scales = weight.abs().amax(1).clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
         self._weight = torch.ops.onednn.qlinear_prepack((weight / self._scales[:, None]).round_().to(torch.int8), None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)

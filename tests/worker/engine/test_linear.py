@@ -27,6 +27,13 @@ def test_a_packed_product_is_nearly_the_exact_one(num_rows: int, dtype: torch.dt
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_a_transposed_weight_is_packed_as_it_reads(dtype: torch.dtype) -> None:
+    weight, rows = given(OUT, IN), given(3, IN)
+    transposed = weight.T.contiguous().T
+    assert torch.equal(pack(transposed, dtype=dtype)(rows), pack(weight, dtype=dtype)(rows))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_no_rows_give_no_rows(dtype: torch.dtype) -> None:
     assert pack(given(OUT, IN), dtype=dtype)(given(0, IN)).shape == (0, OUT)
 
