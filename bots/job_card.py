@@ -134,7 +134,7 @@ def _end(job: Job) -> str:
 def _use(job: Job) -> str:
     if job.order.persona:
         return f"speaks as {job.order.persona} once that persona's file says checkpoint: {job.order.name}"
-    return "serves the next message" if job.result.get("is_served") else "is current, but the settings name a model"
+    return "serves the next message"
 
 
 def _figure(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -41,7 +41,7 @@ class Services:
     publisher: Publisher
     redis: redis.asyncio.Redis
     workshop: Workshop
-    admins: frozenset[str] = frozenset()
+    admins: Set[str] = frozenset()
     default_persona: str = ""
     reply_deadline_s: float = 120.0
 

@@ -51,7 +51,6 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
         "version": version.reference,
         "digest": version.digest,
         "is_promoted": is_promoted,
-        "is_served": is_promoted and not order.persona and settings.model in ("", order.name),
         "is_forced": is_promoted and not verdict.is_accepted,
         "reason": "; ".join(verdict.reasons),
         "prompts": list(PROMPTS),

@@ -22,7 +22,7 @@ from personas.settings import Settings
 from trainer.recipes import Base
 from worker.bases import HUB_IDS
 from worker.engine.runner import model_window
-from worker.loading import load_model, plain_layout, resolve_model
+from worker.loading import find_model, load_model, plain_layout, resolve_model
 
 LAYOUT_FILES: Final = ("layout.json", "tokenizer.json", TEMPLATE_FILE)
 
@@ -30,22 +30,16 @@ LAYOUT_FILES: Final = ("layout.json", "tokenizer.json", TEMPLATE_FILE)
 def find_base(settings: Settings, reference: str = "") -> tuple[Base, Layout]:
     """Return the base for `reference` ("": what is served now) and the layout to count its tokens by."""
     registry = Registry.of(settings)
-    wanted = reference or registry.chosen() or settings.model
-    if wanted and registry.has(wanted):
-        version = registry.served(wanted)
-        return _ours(read_checkpoint(version.folder), version.reference, settings)
-    found = resolve_model(wanted)
-    if isinstance(found, Path) and is_checkpoint(found):
-        return _ours(read_checkpoint(found), wanted or found.name, settings)
-    return _plain(wanted)
+    found = find_model(reference or registry.chosen() or settings.model, registry)
+    if isinstance(found.place, Path) and is_checkpoint(found.place):
+        return _ours(read_checkpoint(found.place), found.reference or str(found.place), settings)
+    return _plain(reference or settings.model)
 
 
 def folder_of(registry: Registry, reference: str) -> Path | None:
     """Return the folder that a reference, a shipped model's name or a path stands for; None for a hub id."""
-    if registry.has(reference):
-        return registry.version(reference).folder
-    found = resolve_model(reference)
-    return found if isinstance(found, Path) else None
+    place = find_model(reference, registry).place
+    return place if isinstance(place, Path) else None
 
 
 def _ours(checkpoint: Checkpoint, reference: str, settings: Settings) -> tuple[Base, Layout]:

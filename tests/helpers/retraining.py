@@ -30,9 +30,10 @@ def write_data(path: Path, *, num_dialogues: int = NUM_DIALOGUES) -> Path:
     return path
 
 
-def start_training_worker(url: str, home: Path, model: Path, **settings: str) -> subprocess.Popen[bytes]:
-    """Start `personabot worker --queues training` as an operator does."""
-    given = {"REDIS_URL": url, "PERSONABOT_MODEL": str(model), "PERSONABOT_DEVICE": "cpu", "PERSONABOT_LEASE_S": "1.5"}
+def start_training_worker(url: str, home: Path, model: Path | None = None, **settings: str) -> subprocess.Popen[bytes]:
+    """Start `personabot worker --queues training` as an operator does; without `model` for what the registry chose."""
+    given = {"REDIS_URL": url, "PERSONABOT_DEVICE": "cpu", "PERSONABOT_LEASE_S": "1.5"}
+    given |= {"PERSONABOT_MODEL": str(model)} if model else {}
     return subprocess.Popen(
         [sys.executable, "-m", "personabot", "worker", "--queues", "training"],
         env=environment(home, **{**given, **OURS, **settings}),
@@ -40,7 +41,9 @@ def start_training_worker(url: str, home: Path, model: Path, **settings: str) ->
 
 
 @contextmanager
-def training_worker(url: str, home: Path, model: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+def training_worker(
+    url: str, home: Path, model: Path | None = None, **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a training worker until the block ends."""
     process = start_training_worker(url, home, model, **settings)
     try:
