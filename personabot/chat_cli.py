@@ -9,6 +9,8 @@ import typer
 
 from personabot import chat_cmd
 from personabot.cli import Device, Dtype, ModelPath
+from personas.presets import PRESETS
+from personas.presets import preset as preset_named
 from personas.settings import load_generation, load_settings
 
 
@@ -19,6 +21,9 @@ def chat(
     is_continued: Annotated[bool, typer.Option("--continue", help="The prompts are one conversation.")] = False,
     output_file: Annotated[Path | None, typer.Option(help="Write a transcript; JSON Lines if named .jsonl.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same replies.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"A named way of speaking: {', '.join(PRESETS)}; other flags win over it.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Above 1 livelier, below 1 tamer.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens of this total share.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Sample from this many tokens; 0 for all.")] = None,
@@ -69,4 +74,6 @@ def chat(
     if is_continued and prompt_file is None:
         raise typer.BadParameter("--continue needs --prompt-file")
     settings, generation = load_settings(model=model_path, device=device, dtype=dtype), load_generation(**sampling)
+    if preset is not None:
+        generation = generation.over(preset_named(preset))
     chat_cmd.chat(settings, chat_cmd.ChatOptions(persona or "", prompt_file, output_file, is_continued, generation))

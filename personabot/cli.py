@@ -39,6 +39,7 @@ EXTRAS = {
     "safetensors": "worker",
     "jinja2": "worker",
     "peft": "worker",
+    "prometheus_client": "worker",
     "gguf": "worker",
     "fsspec": "worker",
     "numpy": "train",
@@ -166,6 +167,12 @@ def report(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASSED_ON)
+def sweep(context: typer.Context) -> None:
+    """Answer prompts under many sampling settings, to read side by side (see `personabot sweep --help`)."""
+    _pass_on(context, "trainer.sweep_cli", "sweep")
+
+
+@app.command(context_settings=PASSED_ON)
 def personas(context: typer.Context) -> None:
     """List, show and check personas (see `personabot personas --help`)."""
     _pass_on(context, "personabot.personas_cli", "app")
@@ -199,6 +206,12 @@ def bench_engine(context: typer.Context) -> None:
 @bench_app.command("pipeline", context_settings=PASSED_ON)
 def bench_pipeline(context: typer.Context) -> None:
     """The whole way through Redis, Celery and outbox against the engine alone."""
+    _run_benchmark(context)
+
+
+@bench_app.command("train", context_settings=PASSED_ON)
+def bench_train(context: typer.Context) -> None:
+    """Our trainer against transformers' Trainer and the ancestors' way, same data."""
     _run_benchmark(context)
 
 

@@ -21,6 +21,8 @@ from trainer.track import read_keys
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 PAGE, TABLE = "report.html", "report.md"
+# The columns of a table that hold no figures.
+NAMES = frozenset({"model", "checkpoint", "data", "settings", "experiment"})
 
 
 class ReportError(PersonabotError):
@@ -128,7 +130,7 @@ def table(subjects: Sequence[Subject]) -> list[list[str]]:
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Return a table ready for a README; figures stand on the right."""
     header, *body = rows
-    line = ["---:" if name in {title for title, _, _ in COLUMNS} else "---" for name in header]
+    line = ["---" if name in NAMES else "---:" for name in header]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, line, *body))
 
 

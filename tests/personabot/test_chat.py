@@ -72,6 +72,14 @@ def test_the_same_seed_writes_the_same_file(home: Path, tiny_model: Path) -> Non
     assert all(set(entry) == {"persona", "prompt", "reply", "model", "seed"} and entry["reply"] for entry in first)
 
 
+def test_a_preset_is_its_settings_and_a_flag_wins_over_it(home: Path, tiny_model: Path) -> None:
+    precise = answered(home, tiny_model, home / "precise.jsonl", "--preset", "precise")
+    greedy = answered(home, tiny_model, home / "greedy.jsonl", "--no-do-sample")
+    assert [line["reply"] for line in precise] == [line["reply"] for line in greedy]
+    over = answered(home, tiny_model, home / "over.jsonl", "--preset", "precise", "--do-sample", "--temperature", "3")
+    assert [line["reply"] for line in over] != [line["reply"] for line in greedy]
+
+
 def test_another_seed_says_something_else(home: Path, tiny_model: Path) -> None:
     replies = [
         [entry["reply"] for entry in answered(home, tiny_model, home / "out.jsonl", "--seed", seed)] for seed in "12"

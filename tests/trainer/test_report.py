@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.cli import home, personabot  # noqa: F401
+from tests.helpers.cli import personabot
 from tests.helpers.tiny_model import tiny_checkpoint
 from trainer.card import write_metrics
 from trainer.figures import smoothed
@@ -81,7 +81,7 @@ def test_smoothing_is_a_mean_of_neighbours() -> None:
     assert smoothed([4.0, 2.0, 0.0], share=2 / 3) == [3.0, 2.0, 1.0]
 
 
-def test_the_command_prints_the_table_for_a_readme(run: Path, home: Path) -> None:  # noqa: F811
+def test_the_command_prints_the_table_for_a_readme(run: Path, home: Path) -> None:
     done = personabot("report", run, "--out", home / "report", home=home)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("| model | checkpoint | data | word ppl |")
