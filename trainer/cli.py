@@ -19,7 +19,9 @@ def train(
     ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it goes on.")] = Path("runs/model"),
     name: Annotated[str | None, typer.Option(help="The model's name, for its card.", show_default=False)] = None,
-    base: Annotated[str | None, typer.Option(help="Base model: name, folder or hub id; none: from scratch.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model or checkpoint: name, folder or hub id; none: from scratch.")
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(help="persona, chat (instruct bases), convai, dialogpt or corpus.")
     ] = None,
@@ -43,6 +45,9 @@ def train(
         int | None, typer.Option(help="An example a reply, behind 2n + 1 turns; else all turns in one.")
     ] = None,
     shuffle_facts: Annotated[bool, typer.Option(help="Another order of the facts each time.")] = False,
+    replay: Annotated[
+        float | None, typer.Option(help="Of a checkpoint as --base: the share of its own data mixed in (0.2).")
+    ] = None,
     loss_on: Annotated[str | None, typer.Option(help="bot, or both speakers' turns.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bf16 or fp16 (by autocast), or fp32.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
@@ -60,6 +65,7 @@ def train(
     Every option of the configuration file is described in docs/training.md. Ctrl-C saves; the same command goes on.
     """
     from trainer.config import load_config
+    from trainer.continuing import settled, with_replay
     from trainer.train import Run
 
     reading = {
@@ -85,6 +91,7 @@ def train(
         "lm_coef": lm_coef,
         "mc_coef": mc_coef,
         "max_history": max_history,
+        "replay": replay,
         "loss_on": loss_on,
         "dtype": dtype,
         "device": device,
@@ -95,6 +102,7 @@ def train(
         "gradient_checkpointing": gradient_checkpointing,
         "seed": seed,
     }
-    settings = load_config(config, {key: value for key, value in flags.items() if value is not None})
+    given = {key: value for key, value in flags.items() if value is not None}
+    settings = with_replay(load_config(config, given if config else settled(given)))
     folder = Run.prepare(settings, out).train()
     Console(stderr=True).print(f"Checkpoint: {folder}\nTry it: personabot chat --model-path {folder}")

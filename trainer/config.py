@@ -69,6 +69,9 @@ class TrainConfig(_Strict):
     scratch: ScratchModel = ScratchModel()
     data: tuple[Source, ...] = Field(min_length=1)
     valid: tuple[Source, ...] = ()
+    replay: float | None = Field(
+        None, ge=0, lt=1, description="where base is a checkpoint of ours: share of its own data mixed in"
+    )
     loss_on: Literal["bot", "both"] = Field("bot", description="whose turns are targets")
     max_history: int | None = Field(
         None, ge=0, description="an example a reply, behind 2 * max_history + 1 turns; absent: all turns in one example"

@@ -15,7 +15,7 @@ from personas.layout import Example, Layout, Part
 from trainer.augment import spaced, with_name, with_questions
 from trainer.candidates import wrong_replies
 from trainer.config import Source
-from trainer.formats import DataError, Dialogue, read_dialogues
+from trainer.formats import DataError, Dialogue, passages, read_dialogues
 
 # Sequences are sorted by length within windows of this many dialogues: enough for even batches, few enough to mix.
 WINDOW_DIALOGUES = 768
@@ -45,6 +45,17 @@ class Corpus:
         if not dialogues:
             raise DataError(f"{source.path}: no dialogues in it")
         return cls(source, dialogues)
+
+    def in_passages(self) -> Corpus:
+        """Return it with prose cut into turns of somebody who speaks, for layouts of dialogue."""
+        return replace(self, dialogues=tuple(part for dialogue in self.dialogues for part in _spoken(dialogue)))
+
+
+def _spoken(dialogue: Dialogue) -> list[Dialogue]:
+    is_prose = len(dialogue.turns) == 1 and dialogue.turns[0].role is Role.BOT and not dialogue.facts
+    if not is_prose:
+        return [dialogue]
+    return [replace(dialogue, turns=(Turn(Role.BOT, text),)) for text in passages(dialogue.turns[0].text)]
 
 
 # A token of a batch: row, column.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import transformers
 
 from personas.conversation import Role
 from personas.layout import Layout
@@ -25,6 +26,8 @@ def choose_device(name: str) -> torch.device:
 
 def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> TrainingModel:
     """Build the model from scratch or from its base, with the second head where there are candidates."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     model = (
         TrainingModel.from_base(config, layout)
         if config.base

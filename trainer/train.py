@@ -80,6 +80,8 @@ class Run:
         layout = build_layout(config, corpora, path)
         if ranks.is_first:
             ranks.wait()
+        if layout.name != "corpus":
+            corpora, valid = ([corpus.in_passages() for corpus in some] for some in (corpora, valid))
         model = build_model(config, layout, ranks.device)
         stream = build_stream(config, corpora, layout)
         return cls(resolved(config, stream), folder, layout, model, stream, valid, ranks)

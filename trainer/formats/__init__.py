@@ -23,7 +23,7 @@ from trainer.formats.personas_of_two import (
     read_spc,
     read_spc_csv,
 )
-from trainer.formats.prose import read_corpus, read_dialogue, read_documents
+from trainer.formats.prose import passages, read_corpus, read_dialogue, read_documents
 from trainer.formats.sniff import sniff
 from trainer.formats.tables import read_csv, read_dialogpt, read_script
 
@@ -36,6 +36,7 @@ __all__ = [
     "Reading",
     "data_files",
     "open_text",
+    "passages",
     "read_dialogues",
     "sniff",
 ]

@@ -15,6 +15,7 @@ NAMED_LINE = re.compile(r"([^\s:][^:\n]{0,39}):\s+(\S.*)")
 END_OF_TEXT = re.compile(r"\s*(<\|endoftext\|>|\f)\s*")
 # A long text comes in pieces that can be shuffled: about two windows of 512 tokens.
 PIECE_CHARS = 4000
+PASSAGE_CHARS = 300
 
 
 def read_corpus(reading: Reading) -> Iterator[Dialogue]:
@@ -65,6 +66,20 @@ def read_dialogue(reading: Reading) -> Iterator[Dialogue]:
         else:
             raise DataError(f"{reading.path}: line {number}: expected 'Name: text', got {line[:40]!r}")
     return dialogues_of(said, reading, has_default=True)
+
+
+def passages(text: str) -> list[str]:
+    """Cut a text into passages of whole sentences, short enough to be somebody's turn."""
+    found: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        passage = ""
+        for sentence in re.split(r"(?<=[.!?])\s+", paragraph.strip()):
+            if passage and len(passage) + len(sentence) > PASSAGE_CHARS:
+                found.append(passage)
+                passage = ""
+            passage = f"{passage} {sentence}".strip()
+        found.append(passage)
+    return [passage for passage in found if passage]
 
 
 def _piece(text: str, *, is_last: bool) -> Iterator[Dialogue]:
