@@ -1,0 +1,175 @@
+"""Write docs/results.md: what the models are worth on ConvAI2 validation, beside what others have published.
+
+    python -m benchmarks.results                       about six minutes on two quiet cores
+    python -m benchmarks.results --dialogues 1000 --rank-dialogues 1000      in full; hours on a CPU
+
+Every row is one `personabot evaluate`; the page says which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jinja2 import Environment, StrictUndefined
+from rich.console import Console
+
+from personas.logs import configure_logging
+from personas.settings import load_settings
+from trainer.evaluate import without_persona
+from trainer.formats import Dialogue, read_dialogues
+from trainer.measure import Measurements
+from worker.loading import load_model
+
+DATA = Path("../shared/data/convai2")
+PERSONAS = {"original": "valid_both_original_no_cands.txt", "revised": "valid_both_revised_no_cands.txt"}
+PAGE = Path("docs/results.md")
+TEMPLATE = Path(__file__).with_name("results.md.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A row group: what `personabot evaluate` takes, and what the page calls it."""
+
+    path: str
+    title: str
+    is_also_without: bool = False  # also ranked and answered without any persona
+
+
+MODELS = (
+    Model("models/starter", "(a) starter, from scratch"),
+    Model("smollm2-135m-instruct", "(b) SmolLM2-135M-Instruct, zero-shot"),
+    Model("models/smollm2-persona", "(c) the same, fine-tuned with LoRA", is_also_without=True),
+)
+# Reported by their authors or the competition; sources in the page.
+PUBLISHED = (
+    ("TransferTransfo (GPT-1)", "valid, leaderboard", "17.51", "82.1", "19.09"),
+    ("its repository's recipe (GPT-1)", "valid", "20.5", ">79", "16.5"),
+    ("a user's run of it, GPT-2 small", "valid", "–", "73.7", "16.4"),
+    ("P² Bot (GPT-1)", "valid", "15.12", "81.9", "19.77"),
+    ("Lost in Conversation", "hidden test", "–", "17.1", "17.77"),
+)
+
+
+def measure(model: Model, number: int, num_ranked: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield a model's figures row by row: under each version of the personas, and under none."""
+    loaded = load_model(model.path)
+    for name, file in PERSONAS.items():
+        dialogues = list(read_dialogues(DATA / file))
+        yield name, measure_row(Measurements(loaded), dialogues, number, num_ranked, is_swapped=True)
+        if name == "original" and model.is_also_without:
+            bare = without_persona(dialogues)
+            yield "none", measure_row(Measurements(loaded), bare, number, num_ranked, is_swapped=False)
+
+
+def measure_row(
+    measurements: Measurements, dialogues: list[Dialogue], number: int, num_ranked: int, *, is_swapped: bool
+) -> dict[str, Any]:
+    """Return the figures of one model on one file, and how long they took."""
+    started = time.monotonic()
+    figures = measurements.identity() | measurements.score(dialogues[:number], is_swapped=is_swapped)
+    figures["rank"] = measurements.rank(dialogues, limit=num_ranked)
+    figures["replies"] = measurements.replies(dialogues[:num_ranked])
+    return figures | {"seconds": time.monotonic() - started}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the page: a model under one version of the personas."""
+
+    model: Model
+    personas: str
+    figures: dict[str, Any]
+    command: str
+
+    @property
+    def cells(self) -> str:
+        """The row's figures as they are written."""
+        swap, replies, ranked = self.figures.get("swap"), self.figures["replies"], self.figures["rank"]
+        by_head = f" / {100 * ranked['head_hits_at_1']:.1f}" if "head_hits_at_1" in ranked else ""
+        values = [
+            f"{self.figures['ppl_word']:.2f}",
+            f"{self.figures['bpb']:.3f}",
+            f"{100 * ranked['hits_at_1']:.1f}{by_head}",
+            f"{ranked['mrr']:.3f}",
+            f"{100 * replies['greedy']['f1']:.1f}",
+            f"{100 * replies['sampled']['f1']:.1f}",
+            f"{swap['swap_nll']:+.3f}" if swap else "–",
+            f"{swap['persona_lowers_ppl']:.1%}" if swap else "–",
+        ]
+        return " | ".join(values)
+
+    @property
+    def replies(self) -> dict[str, str]:
+        """How the replies look, by the way of sampling."""
+        return {way: _reply_cells(figures) for way, figures in self.figures["replies"].items()}
+
+
+def _reply_cells(figures: dict[str, Any]) -> str:
+    plain = [f"{figures['mean_words']:.1f}", *(f"{figures[name]:.2f}" for name in ("distinct_1", "distinct_2"))]
+    shares = ("repeated_4", "copied_4", "empty", "stopped")
+    return " | ".join([*plain, *(f"{figures[name]:.1%}" for name in shares)])
+
+
+def page(rows: list[Row], number: int, num_ranked: int) -> str:
+    """Return docs/results.md."""
+    num_turns = rows[0].figures["rank"]["num_ranked"]
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        rows=rows,
+        number=number,
+        num_ranked=num_ranked,
+        num_turns=num_turns,
+        has_head=any("head_hits_at_1" in row.figures["rank"] for row in rows),
+        digests=sorted({row.figures["rank"]["candidates_sha256"] for row in rows}),
+        # One standard error: of a share near one half, in points; of F1, whose values scatter by about 20 points.
+        error=50 / num_turns**0.5,
+        f1_error=20 / num_turns**0.5,
+        machine=machine(),
+        published=PUBLISHED,
+    )
+
+
+def command(model: Model, name: str, number: int, num_ranked: int) -> str:
+    """Return how to get one row; the row without personas is part of this script alone."""
+    if name == "none":
+        return "python -m benchmarks.results"
+    return (
+        f"personabot evaluate {model.path} {DATA / PERSONAS[name]} --rank --replies --swap "
+        f"--limit {number} --rank-limit {num_ranked}"
+    )
+
+
+def machine() -> str:
+    """Return what the figures were made on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    return f"{platform.machine()}, {device}, torch {torch.__version__}, transformers {transformers.__version__}"
+
+
+def main() -> None:
+    """Read the flags, measure, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dialogues", type=int, default=40, help="how many are scored")
+    parser.add_argument("--rank-dialogues", type=int, default=10, help="how many are ranked and answered")
+    parser.add_argument("--out", type=Path, default=PAGE)
+    flags = parser.parse_args()
+    configure_logging(load_settings(log_level="warning"))
+    rows: list[Row] = []
+    for model in MODELS:
+        for name, figures in measure(model, flags.dialogues, flags.rank_dialogues):
+            row = Row(model, name, figures, command(model, name, flags.dialogues, flags.rank_dialogues))
+            rows.append(row)
+            # Written row by row, so that a run which is cut short leaves what it has.
+            flags.out.write_text(page(rows, flags.dialogues, flags.rank_dialogues), encoding="utf-8")
+            Console(stderr=True).print(f"{model.path}, {name}: {row.cells} ({figures['seconds']:.0f} s)")
+
+
+if __name__ == "__main__":
+    main()

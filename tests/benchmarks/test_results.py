@@ -1,0 +1,33 @@
+"""The results page says of every row what was measured, on how much, and by which command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.results import Model, Row, command, measure_row, page
+from tests.helpers.tiny_model import tiny_checkpoint
+from tests.trainer.test_ranking import dialogues
+from trainer.measure import Measurements
+from worker.loading import load_model
+
+MODEL = Model("models/tiny", "(z) tiny")
+
+
+def test_the_page_has_a_row_of_figures_and_a_command_for_each_measurement(tmp_path: Path) -> None:
+    loaded = load_model(str(tiny_checkpoint(tmp_path / "tiny", max_new_tokens=3)), device="cpu", dtype="float32")
+    figures = measure_row(Measurements(loaded), dialogues(), 2, 1, is_swapped=True)
+    shown = page([Row(MODEL, "original", figures, command(MODEL, "original", 2, 1))], 2, 1)
+    assert f"| (z) tiny | original | {figures['ppl_word']:.2f} | {figures['bpb']:.3f} |" in shown
+    assert "--rank --replies --swap --limit 2 --rank-limit 1`" in shown
+    assert f"sets {figures['rank']['candidates_sha256']})" in shown
+    assert "| (z) tiny | greedy |" in shown
+    assert "TransferTransfo (GPT-1) | valid, leaderboard | 17.51 | 82.1 | 19.09 |" in shown
+
+
+def test_a_head_is_shown_behind_a_slash() -> None:
+    shares = dict.fromkeys(("f1", "mean_words", "distinct_1"), 0.1)
+    figures = {
+        "ppl_word": 20.0, "bpb": 1.0, "rank": {"hits_at_1": 0.25, "head_hits_at_1": 0.5, "mrr": 0.4},
+        "replies": {"greedy": shares, "sampled": shares},
+    }  # fmt: skip
+    assert Row(MODEL, "none", figures, "").cells == "20.00 | 1.000 | 25.0 / 50.0 | 0.400 | 10.0 | 10.0 | – | –"
