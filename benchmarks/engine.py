@@ -135,12 +135,13 @@ class Bench:
         play(self.talks(2, 1))
         self.players[name] = play
 
-    def round(self, concurrency: int, num_turns: int) -> None:
-        """Let each engine play the same conversations once."""
+    def round(self, concurrency: int, num_turns: int, num_baseline_turns: int | None) -> None:
+        """Let each engine play the same conversations once, the baseline perhaps only their beginnings."""
         # One conversation takes long enough to measure with a few times the turns.
         talks = self.talks(concurrency, num_turns if concurrency > 1 else 3 * num_turns)
         for name, play in self.players.items():
-            self.runs.setdefault(name, {}).setdefault(concurrency, []).append(play(talks))
+            given = [turns[:num_baseline_turns] for turns in talks] if name == BASELINE else talks
+            self.runs.setdefault(name, {}).setdefault(concurrency, []).append(play(given))
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
@@ -157,9 +158,10 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
             stack.enter_context(bench.ours(dtype))
         for dtype in flags.vllm_dtype if flags.vllm_python else []:
             stack.enter_context(bench.vllm(flags.vllm_python, dtype))
+        print(f"measuring {', '.join(bench.players)}", file=sys.stderr, flush=True)
         for concurrency in flags.concurrency:
             for _ in range(flags.rounds):
-                bench.round(concurrency, flags.turns)
+                bench.round(concurrency, flags.turns, flags.baseline_turns)
         limits = (
             {} if flags.quick else {f"{OURS} {name}": limits_of(subject, name, flags.concurrency) for name in names}
         )
@@ -233,6 +235,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=list(QUICK_CONCURRENCIES), metavar="N")
     parser.add_argument("--rounds", type=int, default=3, help="how often each engine runs (medians are shown)")
     parser.add_argument("--turns", type=int, default=4, help="turns of each conversation")
+    parser.add_argument("--baseline-turns", type=int, help="let the baseline play only so many turns of each")
     parser.add_argument("--peers", action="store_true", help="also static and continuous batches of transformers")
     parser.add_argument("--vllm-python", help="the Python of an environment with vLLM; it takes part")
     parser.add_argument("--vllm-dtype", nargs="+", default=["bfloat16"], help="float32, bfloat16 (default)")
