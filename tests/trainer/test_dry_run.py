@@ -1,0 +1,84 @@
+"""The dry run: what is read, what is kept to judge by, and what becomes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from personas.conversation import Role, Turn
+from personas.settings import Settings
+from tests.helpers.retraining import NUM_DIALOGUES, write_data
+from trainer.config import load_config
+from trainer.dry_run import NothingToLearn, dry_run, licence_of, line_of, split, write_dialogues
+from trainer.formats import Dialogue, read_dialogues
+from trainer.recipes import RECIPES
+from worker.queue.job import RECIPES as NAMED
+from worker.queue.job import Order
+
+
+def dialogue(text: str, *, answered: bool = True) -> Dialogue:
+    turns = (Turn(Role.USER, f"{text}?"), Turn(Role.BOT, f"{text}!"))
+    return Dialogue(("I bake.",), turns if answered else turns[:1])
+
+
+def test_every_recipe_that_people_may_choose_is_known() -> None:
+    assert set(RECIPES) == set(NAMED)
+
+
+def test_a_twentieth_is_kept_to_judge_by_and_copies_are_on_one_side() -> None:
+    parts = split([dialogue(str(number)) for number in range(60) for _ in range(2)])
+    assert (len(parts.train), len(parts.valid)) == (114, 3)
+    assert not {line_of(one) for one in parts.valid} & {line_of(one) for one in parts.train}
+    again = split([dialogue(str(number)) for number in reversed(range(60))])
+    assert {line_of(one) for one in again.valid} == {line_of(one) for one in parts.valid}
+
+
+def test_dialogues_in_which_nobody_answers_are_left_out_and_too_few_are_refused() -> None:
+    assert split([dialogue("a"), dialogue("b"), dialogue("c", answered=False)]).num_left_out == 1
+    with pytest.raises(NothingToLearn, match="found 1"):
+        split([dialogue("a"), dialogue("a")])
+
+
+def test_what_is_written_is_read_again_as_it_was(tmp_path: Path) -> None:
+    some = [dialogue("zwölf “Brötchen”"), dialogue("b")]
+    write_dialogues(tmp_path / "some.jsonl", some)
+    assert list(read_dialogues(tmp_path / "some.jsonl")) == some
+
+
+def test_the_licence_is_what_the_data_or_the_file_beside_it_says(tmp_path: Path) -> None:
+    path = write_data(tmp_path / "data.jsonl")
+    assert licence_of(path) == "CC0 1.0"
+    (tmp_path / "data.jsonl.licence").write_text("CC BY 4.0\nmore", encoding="utf-8")
+    assert licence_of(path) == "CC BY 4.0"
+    plain = tmp_path / "plain.txt"
+    plain.write_text("A: hello", encoding="utf-8")
+    assert licence_of(plain) == "not stated"
+
+
+def test_the_report_says_what_is_there_and_the_configuration_can_be_trained(tmp_path: Path, tiny_model: Path) -> None:
+    write_data(tmp_path / "datasets" / "ada.jsonl")
+    settings = Settings(data_dir=tmp_path, device="cpu", training_data={"min_order": 1})
+    folder = tmp_path / "job"
+    folder.mkdir()
+    report = dry_run(folder, Order("ada", "datasets/ada.jsonl", "quick", base=str(tiny_model)), settings)
+    assert (report["dialogues"], report["held_out"], report["turns"]) == (NUM_DIALOGUES, 2, 4 * NUM_DIALOGUES)
+    assert report["refusal"] == ""
+    assert report["seconds"] is None
+    config = load_config(folder / "config.toml", {})
+    assert config.base == str(tiny_model)
+    assert config.train_tokens == report["train_tokens"] == 2 * report["tokens"]
+    assert config.lora is None
+
+
+def test_one_line_over_and_over_is_refused_with_the_figure(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    write_dialogues(
+        tmp_path / "datasets" / "bad.jsonl",
+        [Dialogue((), (Turn(Role.USER, str(number)), Turn(Role.BOT, "Buy now!"))) for number in range(30)],
+    )
+    settings = Settings(data_dir=tmp_path, device="cpu")
+    folder = tmp_path / "job"
+    folder.mkdir()
+    report = dry_run(folder, Order("ada", "datasets/bad.jsonl", "quick", base=str(tiny_model)), settings)
+    assert "same line 0.9667, expected at most 0.2" in report["refusal"]
