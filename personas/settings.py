@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     reply_deadline_s: float = Field(
         120.0, gt=0, description="seconds after which a waiting message is answered with a notice instead"
     )
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="port on which a worker shows its metrics to Prometheus; 0: none"
+    )
     lease_s: float = Field(
         12.0, ge=0.5, description="seconds after which a worker that shows no sign of life loses its conversations"
     )

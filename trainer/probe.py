@@ -15,6 +15,7 @@ from trainer.probes import Probe, Probes
 from worker.respond import Responder
 
 NUM_THREADS = 16
+DEFAULT_SAMPLING = GenerationSettings()
 
 
 @dataclass(slots=True)
@@ -38,19 +39,33 @@ class ProbeResult:
         return figures
 
 
-def probe(responder: Responder, catalogue: Catalogue, probes: Probes, *, seed: int) -> ProbeResult:
-    """Ask every question in a fresh conversation that begins with the persona's greeting, at default sampling."""
+def probe(
+    responder: Responder,
+    catalogue: Catalogue,
+    probes: Probes,
+    *,
+    seed: int,
+    limit: int | None = None,
+    settings: GenerationSettings = DEFAULT_SAMPLING,
+) -> ProbeResult:
+    """Ask every question in a fresh conversation that begins with the persona's greeting, at default sampling.
+
+    With `limit`, about so many questions, evenly spread over all personas.
+    """
     questions = [(catalogue.get(name), entry, question) for name, entry, question in probes.questions()]
+    questions = questions[:: max(len(questions) // limit, 1)] if limit else questions
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        answers = pool.map(lambda item: _ask(responder, *item, seed=seed), questions)
+        answers = pool.map(lambda item: _ask(responder, *item, seed=seed, settings=settings), questions)
     return ProbeResult(seed, list(answers))
 
 
-def _ask(responder: Responder, persona: Persona, entry: Probe, question: str, *, seed: int) -> dict[str, Any]:
+def _ask(
+    responder: Responder, persona: Persona, entry: Probe, question: str, *, seed: int, settings: GenerationSettings
+) -> dict[str, Any]:
     turns = [Turn(Role.BOT, persona.greeting)] if persona.greeting else []
     turns.append(Turn(Role.USER, question))
     own_seed = zlib.crc32(f"{seed}:{persona.name}:{question}".encode())
-    reply = responder.respond(persona, turns, GenerationSettings(seed=own_seed))
+    reply = responder.respond(persona, turns, GenerationSettings(seed=own_seed).over(settings))
     return {
         "persona": persona.name,
         "kind": entry.kind,

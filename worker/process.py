@@ -111,9 +111,12 @@ def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[
 @contextlib.contextmanager
 def loaded_speaker(settings: Settings, url: str) -> Iterator[tasks.Speaker]:
     """Load the default model and start the pool; torch is imported here and no sooner."""
+    from worker import metrics
     from worker.models import ModelPool
 
     with contextlib.closing(connect(url)) as client, contextlib.ExitStack() as stack:
+        if settings.metrics_port:
+            log.info("metrics shown", port=stack.enter_context(metrics.shown_at(settings.metrics_port)))
         if settings.checkpoint_remote:
             stack.enter_context(Follower(Registry.of(settings), settings.checkpoint_remote))
         yield stack.enter_context(ModelPool(settings, board=RedisBoard(client, _worker_name())))

@@ -16,8 +16,9 @@ from personas.conversation import Turn
 from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry
 from personas.settings import Settings
+from worker import metrics
 from worker.engine.engine import Engine
-from worker.engine.errors import DeadlinePassed
+from worker.engine.errors import DeadlinePassed, EngineError
 from worker.engine.request import Completion, FinishReason, Ids, SamplingParams
 from worker.generate import Task, generate
 from worker.loading import LoadedModel, load_model
@@ -96,7 +97,11 @@ class Responder:
             reserve=params.max_new_tokens,
             examples=persona.examples,
         )
-        completion, text = self._first_with_text(tuple(prompt.ids), turns, task)
+        try:
+            completion, text = self._first_with_text(tuple(prompt.ids), turns, task)
+        except EngineError as error:
+            metrics.count_failure(error)
+            raise
         if stream and not text:
             stream(FALLBACK_TEXT)
         reply = Reply(
@@ -113,6 +118,7 @@ class Responder:
             total_s=time.monotonic() - started,
             is_fallback=not text,
         )
+        metrics.count_reply(reply)
         log.debug(
             "generated",
             persona=persona.name,
@@ -166,6 +172,9 @@ def start_responder(settings: Settings, *, model: str = "") -> Responder:
     """Load `model`, or the one that `settings` name, and start an engine for it."""
     registry = Registry.of(settings)
     loaded = load_model(model or settings.model, device=settings.device, dtype=settings.dtype, registry=registry)
-    engine = Engine.for_model(loaded, max_num_seqs=settings.max_num_seqs, num_threads=settings.num_threads or None)
+    engine = Engine.for_model(
+        loaded, max_num_seqs=settings.max_num_seqs, num_threads=settings.num_threads or None, frees_weights=True
+    )
+    metrics.ENGINES.watch(engine, loaded.name)
     engine.start()
     return Responder(loaded, engine, defaults=settings.generation)

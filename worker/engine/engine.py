@@ -23,8 +23,9 @@ from worker.engine.errors import (
     GenerationFailed,
     RequestRefused,
 )
+from worker.engine.prefix import PrefixCounts
 from worker.engine.request import Chunk, Completion, FinishReason, Request, Sequence
-from worker.engine.runner import Runner, make_runner, model_window
+from worker.engine.runner import Runner, TokenTypes, make_runner, model_window
 from worker.engine.sampler import Choice, Sampler, Token
 from worker.engine.scheduler import Scheduler
 from worker.engine.threads import threads_for
@@ -64,12 +65,18 @@ class Engine:
         num_threads: int | None = None,
         dtype: torch.dtype | None = None,
         frees_weights: bool = False,
+        token_types: TokenTypes | None = None,
     ) -> None:
         self.window = min(window or model_window(model), model_window(model))
         device = model.device  # before the runner may free its weights
         self._stop_ids = frozenset(stop_ids)
         self._runner: Runner = make_runner(
-            model, max_num_seqs=max_num_seqs, window=self.window, dtype=dtype, frees_weights=frees_weights
+            model,
+            max_num_seqs=max_num_seqs,
+            window=self.window,
+            dtype=dtype,
+            frees_weights=frees_weights,
+            token_types=token_types,
         )
         self._sampler = Sampler(banned_ids=banned_ids, stop_ids=self._stop_ids, device=device)
         self._scheduler = Scheduler(
@@ -98,6 +105,7 @@ class Engine:
             banned_ids=loaded.banned_ids,
             window=loaded.window,
             dtype=loaded.dtype,
+            token_types=None if loaded.layout.token_types(()) is None else loaded.layout.token_types,
             **options,
         )
 
@@ -144,6 +152,16 @@ class Engine:
     def num_waiting(self) -> int:
         """The number of requests that wait for a slot."""
         return len(self._scheduler.waiting)
+
+    @property
+    def prefix_counts(self) -> PrefixCounts:
+        """How much of what joined was not computed again."""
+        return self._runner.prefix_counts
+
+    @property
+    def num_out_of_memory(self) -> int:
+        """The number of steps that memory was too short for."""
+        return self._attempts.num_out_of_memory
 
     def __enter__(self) -> Self:
         self.start()
