@@ -6,7 +6,7 @@ replace: one forward pass per chunk, with the model's own cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -19,6 +19,7 @@ from worker.engine.cache import KVCache
 from worker.engine.models import Network, network_for
 from worker.engine.models.general import General, accepts
 from worker.engine.models.general import vocabulary_size as vocabulary_size
+from worker.engine.models.gpt2 import Gpt2
 from worker.engine.prefix import MAX_SAVED_BYTES, PrefixCounts, PrefixMemory
 from worker.engine.request import Chunk, Request
 from worker.engine.request import Sequence as Running
@@ -26,6 +27,8 @@ from worker.engine.request import Sequence as Running
 log = structlog.get_logger(__name__)
 
 MAX_WINDOW = 2048
+# Gives the token types of a sequence, for layouts that have them.
+TokenTypes = Callable[[Sequence[int]], list[int] | None]
 
 
 class Runner(Protocol):
@@ -60,19 +63,28 @@ def make_runner(
     dtype: torch.dtype | None = None,
     frees_weights: bool = False,
     max_saved_bytes: int = MAX_SAVED_BYTES,
+    token_types: TokenTypes | None = None,
 ) -> Runner:
     """Return the fastest runner that computes what the model computes, with weights in `dtype` where it packs them.
 
-    With `frees_weights` it keeps the packed weights only, and the model can't compute any more.
+    With `frees_weights` it keeps the packed weights only, and the model can't compute any more. With `token_types`
+    the model is given those too.
     """
     dtype = dtype or model.dtype
 
     def ragged(network: Network) -> RaggedRunner:
         return RaggedRunner(
-            network, device=model.device, max_num_seqs=max_num_seqs, window=window, max_saved_bytes=max_saved_bytes
+            network,
+            device=model.device,
+            max_num_seqs=max_num_seqs,
+            window=window,
+            max_saved_bytes=max_saved_bytes,
+            token_types=token_types,
         )
 
     own = network_for(model, dtype=dtype)
+    if token_types is not None and not isinstance(own, Gpt2):
+        return SequentialRunner(model, token_types)
     if own is not None:
         runner = ragged(own)
         if frees_weights:
@@ -103,8 +115,10 @@ class RaggedRunner:
         max_num_seqs: int,
         window: int,
         max_saved_bytes: int = MAX_SAVED_BYTES,
+        token_types: TokenTypes | None = None,
     ) -> None:
         self._network = network
+        self._token_types = token_types
         self._device = device
         # A CPU attends with single queries much faster in fp32, whatever the weights are.
         dtype = torch.float32 if device.type == "cpu" else None
@@ -125,11 +139,14 @@ class RaggedRunner:
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Tensor:
         """Compute `chunks` together."""
-        placed = [(chunk.num_tokens > 1, self._memory.row_of(_slot(chunk)), chunk) for chunk in chunks]
+        placed = sorted(
+            ((chunk.num_tokens > 1, self._memory.row_of(_slot(chunk)), chunk) for chunk in chunks),
+            key=lambda item: item[:2],
+        )
         spans: list[Span] = []
         ids: list[int] = []
         ends: dict[int, int] = {}
-        for _, row, chunk in sorted(placed, key=lambda item: item[:2]):
+        for _, row, chunk in placed:
             spans.append(Span(len(ids), chunk.num_tokens, row, chunk.start))
             ids += chunk.ids
             ends[id(chunk)] = len(ids) - 1
@@ -142,10 +159,17 @@ class RaggedRunner:
         ).to(self._device, non_blocking=True)
         last = torch.tensor([ends[id(chunk)] for chunk in chunks if chunk.is_last], dtype=torch.long)
         step = Step(spans, rows=columns[2], positions=columns[1], cache=self._cache)
-        logits = self._network(columns[0], columns[1], last.to(self._device, non_blocking=True), step)
+        types = self._types([chunk for _, _, chunk in placed])
+        logits = self._network(columns[0], columns[1], last.to(self._device, non_blocking=True), step, **types)
         for chunk in chunks:
             self._memory.computed(_slot(chunk), chunk.sequence.ids, chunk.end)
         return logits.float()
+
+    def _types(self, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
+        if self._token_types is None:
+            return {}
+        types = [token_type for chunk in chunks for token_type in _types_of(chunk, self._token_types)]
+        return {"token_types": torch.tensor(types, device=self._device)}
 
     def release(self, slot: int, ids: Sequence[int]) -> None:
         """Keep what was computed, until the row is needed."""
@@ -155,8 +179,9 @@ class RaggedRunner:
 class SequentialRunner:
     """One forward pass per chunk with the model's own cache, and without a cache where the model has none."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, token_types: TokenTypes | None = None) -> None:
         self._model = model
+        self._token_types = token_types
         self._states: dict[int, tuple[Any, int]] = {}
         self._options = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
         self.prefix_counts = PrefixCounts()
@@ -183,18 +208,26 @@ class SequentialRunner:
 
     def _run_one(self, chunk: Chunk) -> Tensor:
         state, num_cached = self._states.pop(_slot(chunk), (None, 0))
-        options = dict(self._options)
+        options: dict[str, Any] = dict(self._options)
         if state is not None and num_cached == chunk.start:
             options["past_key_values"] = state
             ids = chunk.ids
         else:  # after a step that failed, or with a model that keeps no such cache
             ids = chunk.sequence.ids[: chunk.end]
+        if self._token_types is not None:
+            types = (self._token_types(chunk.sequence.ids[: chunk.end]) or [])[-len(ids) :]
+            options["token_type_ids"] = torch.tensor([types], device=self._model.device)
         output = self._model(input_ids=torch.tensor([ids], device=self._model.device), use_cache=True, **options)
         state = getattr(output, "past_key_values", None)
         if state is not None:
             self._states[_slot(chunk)] = state, chunk.end
         row: Tensor = output.logits[0, -1].float()
         return row
+
+
+def _types_of(chunk: Chunk, token_types: TokenTypes) -> list[int]:
+    """What a token's type is depends on all tokens before it."""
+    return (token_types(chunk.sequence.ids[: chunk.end]) or [])[chunk.start :]
 
 
 def _slot(chunk: Chunk) -> int:
