@@ -39,9 +39,12 @@ class Paper:
         self.sent.append((conversation, text))
         return f"id{len(self.sent)}"
 
-    async def edit(self, conversation: Conversation, message_id: str, text: str) -> None:
+    async def edit(self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = ()) -> None:
         self._fail(conversation)
         self.edited.append((message_id, text))
+
+    async def send_picture(self, conversation: Conversation, png: bytes, caption: str, *, nonce: str = "") -> str:
+        return await self.send(conversation, f"[{len(png)} bytes] {caption}")
 
     async def delete(self, conversation: Conversation, message_id: str) -> None:
         self.deleted.append(message_id)

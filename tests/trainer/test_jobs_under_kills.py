@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -12,15 +13,19 @@ import pytest
 import redis
 
 from personas.checkpoint import read_checkpoint
+from tests.helpers import worker_process
 from tests.helpers.cli import personabot
 from tests.helpers.retraining import start_training_worker, write_data
-from tests.helpers.worker_process import wait_until
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, State
 from worker.queue.jobs import Jobs
 
+PATIENCE_S = 240.0
 # Untrained models find no order in words, which is what the dry run would refuse.
 LENIENT = {"PERSONABOT_TRAINING_DATA__MIN_ORDER": "1"}
+
+
+wait_until = partial(worker_process.wait_until, patience_s=PATIENCE_S)
 
 
 def trainer_of(worker: subprocess.Popen[bytes]) -> int:
@@ -48,8 +53,8 @@ def test_a_run_that_loses_its_process_and_its_worker_ends_with_the_same_weights(
         folder = home / "training" / "jobs" / job_id
         config = (folder / "config.toml").read_text(encoding="utf-8")
         longer = config.replace("save_minutes = 1.0", "save_minutes = 0.002")
-        longer = longer.replace("train_tokens = 11700", "train_tokens = 120000")
-        assert longer.count("0.002") == longer.count("120000") == 1
+        longer = longer.replace("train_tokens = 11700", "train_tokens = 60000")
+        assert longer.count("0.002") == longer.count("60000") == 1
         (folder / "config.toml").write_text(longer, encoding="utf-8")
         assert jobs.confirm(job_id, "discord:7")
         wait_until(lambda: state_of(jobs, job_id).progress.step > 20, "the run is under way")
@@ -60,13 +65,15 @@ def test_a_run_that_loses_its_process_and_its_worker_ends_with_the_same_weights(
         worker.kill()
         worker.wait()
         worker = start_training_worker(redis_server, home, tiny_model, **LENIENT)
-        wait_until(lambda: (folder / "run" / "checkpoint").is_dir(), "the run has ended", patience_s=120)
+        wait_until(lambda: (folder / "run" / "checkpoint").is_dir(), "the run has ended")
         assert state_of(jobs, job_id).num_claims == 2
     finally:
         worker.terminate()
         worker.wait(60)
     undisturbed = home / "undisturbed"
-    done = personabot("train", "--config", folder / "config.toml", "--out", undisturbed, home=home)
+    done = personabot(
+        "train", "--config", folder / "config.toml", "--out", undisturbed, home=home, timeout_s=PATIENCE_S
+    )
     assert done.returncode == 0, done.stderr
     weights = [read_checkpoint(run / "checkpoint").digest for run in (folder / "run", undisturbed)]
     assert weights[0] == weights[1]

@@ -1,0 +1,154 @@
+"""People are kept informed of a job by one message, across restarts, and told the figures at its end once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bots.delivery import NotEditable, TryLater, Undeliverable
+from bots.job_card import bar, duration
+from bots.services import Services
+from bots.watch import Watch
+from tests.helpers.paper import HERE, Paper
+from worker.queue.connection import connect
+from worker.queue.job import Job, Order, Progress, State
+from worker.queue.jobs import Jobs
+
+REPORT = {
+    "data": "ada.jsonl",
+    "licence": "CC0 1.0",
+    "dialogues": 40,
+    "turns": 160,
+    "tokens": 5850,
+    "held_out": 2,
+    "left_out": 0,
+    "base": "tiny@0001",
+    "train_tokens": 11700,
+    "seconds": None,
+}
+SIDE = {"bpb_new": 2.5, "bpb_general": 3.0, "replies": ["Hello!"]}
+RESULT = {"version": "ada@0001-ab", "prompts": ["Hi!"], "before": SIDE, "after": {**SIDE, "bpb_new": 2.25}}
+
+
+@pytest.fixture
+def paper() -> Paper:
+    made = Paper()
+    made.max_length = 2000
+    return made
+
+
+@pytest.fixture
+def jobs(redis_server: str) -> Jobs:
+    return Jobs(connect(redis_server), worker="one", device="here")
+
+
+def watch(services: Services, paper: Paper) -> Watch:
+    return Watch(services, paper, "paper", every_s=0)
+
+
+def ordered(jobs: Jobs) -> Job:
+    job = jobs.submit(Order("ada", "datasets/ada.jsonl", "quick", conversation=str(HERE)))
+    jobs.show("paper", job.id)
+    return job
+
+
+def training(jobs: Jobs) -> Job:
+    """Bring a job as far as its training."""
+    job = ordered(jobs)
+    checked = jobs.claim("check")
+    assert checked is not None
+    jobs.move(checked, State.PROPOSED, report=REPORT)
+    jobs.confirm(job.id, "paper:7")
+    claimed = jobs.claim("train")
+    assert claimed is not None
+    return claimed
+
+
+def told(paper: Paper) -> list[Any]:
+    return [text for _, text in paper.sent]
+
+
+async def test_one_message_follows_a_job_and_an_adapter_that_was_restarted_goes_on_with_it(
+    services: Services, paper: Paper, jobs: Jobs
+) -> None:
+    first = watch(services, paper)
+    job = ordered(jobs)
+    await first.look()
+    await first.look()
+    assert len(paper.sent) == 1
+    assert "Reading the data" in told(paper)[0]
+    checked = jobs.claim("check")
+    assert checked is not None
+    jobs.move(checked, State.PROPOSED, report=REPORT)
+    await first.look()
+    assert "40 dialogues, 160 turns, 5,850 tokens" in paper.edited[-1][1]
+    jobs.confirm(job.id, "paper:7")
+    running = jobs.claim("train")
+    assert running is not None
+    jobs.beat(running, Progress(12, 5000, 10000, 2.345, 1500.0, 150.0))
+    await watch(services, paper).look()
+    message_id, text = paper.edited[-1]
+    assert message_id == "id1"
+    assert "████████░░░░░░░░ 50%" in text
+    assert "step 12, loss 2.345, 1,500 tokens/s, 2 min left" in text
+    assert len(paper.sent) == 1
+
+
+async def test_what_has_not_changed_is_not_edited(services: Services, paper: Paper, jobs: Jobs) -> None:
+    training(jobs)
+    watching = watch(services, paper)
+    for _ in range(3):
+        await watching.look()
+    assert (len(paper.sent), len(paper.edited)) == (1, 0)
+
+
+async def test_the_end_brings_picture_figures_and_replies_and_then_nothing_more(
+    services: Services, paper: Paper, jobs: Jobs
+) -> None:
+    job = training(jobs)
+    watching = watch(services, paper)
+    await watching.look()
+    jobs.put_curve(job, b"\x89PNG")
+    jobs.move(job, State.REFUSED, result=RESULT, reason="new data 3, expected at most 2")
+    for _ in range(2):
+        await watching.look()
+    assert "Refused: new data 3, expected at most 2." in paper.edited[-1][1]
+    assert "never served" in paper.edited[-1][1]
+    assert told(paper)[1:] == [
+        "[4 bytes] The loss of ada.",
+        "held-out data, bits per byte: 2.500 → 2.250\ngeneral set, bits per byte: 3.000 → 3.000\n\n"
+        "“Hi!”\nbefore: Hello!\nafter: Hello!",
+    ]
+    assert jobs.shown("paper") == set()
+
+
+async def test_a_message_that_is_gone_is_sent_anew_and_a_busy_platform_hears_of_it_later(
+    services: Services, paper: Paper, jobs: Jobs
+) -> None:
+    job = training(jobs)
+    watching = watch(services, paper)
+    await watching.look()
+    jobs.beat(job, Progress(1, 100, 1000, 2.0, 10.0, 90.0))
+    paper.failures = [NotEditable("deleted")]
+    await watching.look()
+    assert len(paper.sent) == 2
+    jobs.beat(job, Progress(2, 200, 1000, 2.0, 10.0, 80.0))
+    paper.failures = [TryLater("flood control", 3)]
+    await watching.look()
+    assert paper.edited == []
+    await watching.look()
+    assert paper.edited[-1][0] == "id2"
+
+
+async def test_where_nobody_can_be_told_the_job_goes_on_untold(services: Services, paper: Paper, jobs: Jobs) -> None:
+    job = training(jobs)
+    paper.failures = [Undeliverable("kicked")]
+    await watch(services, paper).look()
+    assert jobs.shown("paper") == set()
+    assert not jobs.beat(job)
+
+
+def test_bars_and_times_are_readable() -> None:
+    assert [bar(share).count("█") for share in (-1, 0, 0.5, 1, 2)] == [0, 0, 8, 16, 16]
+    assert [duration(seconds) for seconds in (9, 89, 90, 3600, 9000)] == ["9 s", "89 s", "2 min", "1.0 h", "2.5 h"]
