@@ -173,6 +173,12 @@ def sweep(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASSED_ON)
+def publish(context: typer.Context) -> None:
+    """Put a checkpoint with its model card on the Hugging Face hub (see `personabot publish --help`)."""
+    _pass_on(context, "trainer.evaluate_cli", "publish")
+
+
+@app.command(context_settings=PASSED_ON)
 def personas(context: typer.Context) -> None:
     """List, show and check personas (see `personabot personas --help`)."""
     _pass_on(context, "personabot.personas_cli", "app")

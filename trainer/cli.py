@@ -59,6 +59,9 @@ def train(
         bool | None, typer.Option(help="Compute activations twice to hold fewer of them.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the data, initial weights, dropout.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Put the checkpoint on the Hugging Face hub as OWNER/NAME, private.")
+    ] = None,
 ) -> None:
     """Train a model from scratch, fine-tune a base in full, or train a LoRA adapter on it.
 
@@ -106,3 +109,7 @@ def train(
     settings = with_replay(load_config(config, given if config else settled(given)))
     folder = Run.prepare(settings, out).train()
     Console(stderr=True).print(f"Checkpoint: {folder}\nTry it: personabot chat --model-path {folder}")
+    if push_to_hub:
+        from trainer.hub import push
+
+        Console(stderr=True).print(push(folder, push_to_hub))

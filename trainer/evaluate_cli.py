@@ -1,4 +1,4 @@
-"""`personabot evaluate` and `report`: what a person asks for, and where the figures go. Measures nothing itself."""
+"""`personabot evaluate`, `report` and `publish`: what a person asks for, and where it goes. Measures nothing itself."""
 
 from __future__ import annotations
 
@@ -155,3 +155,15 @@ def report(
 
     sys.stdout.write(write_report(folders, out))
     Console(stderr=True).print(f"Written: {out / PAGE}")
+
+
+def publish(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    repository: Annotated[str, typer.Argument(help="NAME, or OWNER/NAME; made where it is missing.")],
+    is_private: Annotated[bool, typer.Option("--private/--public", help="Of a new repository.")] = True,
+    licence: Annotated[str, typer.Option(help="Such as apache-2.0 or cc-by-4.0, for the card.")] = "",
+) -> None:
+    """Put a checkpoint with its model card on the Hugging Face hub."""
+    from trainer.hub import push
+
+    typer.echo(push(checkpoint, repository, is_private=is_private, licence=licence))
