@@ -25,7 +25,7 @@ from personas.registry import Registry
 from personas.settings import Settings
 from worker.engine.errors import DeadlinePassed
 from worker.loading import Found, earlier_versions, find_model
-from worker.memory import NoRoom, memory_budget, model_bytes
+from worker.memory import NoRoom, give_back, memory_budget, model_bytes
 from worker.queue.loaded import Board, LoadedState, NoBoard
 from worker.respond import Reply, Responder, start_responder
 
@@ -121,12 +121,6 @@ class ModelPool:
         with self._using(persona.checkpoint or DEFAULT, deadline) as responder:
             return responder.respond(persona, turns, settings, deadline, **options)
 
-    @property
-    def num_running(self) -> int:
-        """The number of requests that hold a model."""
-        with self._changed:
-            return sum(model.num_users for model in self._models)
-
     def loaded(self) -> list[LoadedState]:
         """Return what is loaded, oldest first."""
         with self._changed:
@@ -169,11 +163,15 @@ class ModelPool:
     def _run(self) -> None:
         """Load what is wanted, follow what is promoted, let go of what is idle."""
         while self._wait_for_work():
-            for reference in self._due():
-                self._is_brought(reference, reference or self._default())
-            self._drop_idle()
-            if time.monotonic() - self._beaten > BEAT_S:
-                self._beat()
+            try:
+                for reference in self._due():
+                    self._is_brought(reference)
+                if self._drop_idle():
+                    give_back()
+                if time.monotonic() - self._beaten > BEAT_S:
+                    self._beat()
+            except Exception:  # such as a data folder that is away: nobody may wait for a thread that is gone
+                log.exception("the pool could not look after its models, trying again")
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -191,10 +189,10 @@ class ModelPool:
             overdue = [reference for reference, (at, _) in self._failed.items() if now - at > RETRY_S]
             return list(dict.fromkeys([*wanted, *overdue]))
 
-    def _is_brought(self, reference: str, wanted: str) -> bool:
-        """Let `wanted` answer for `reference`; after a failure what answered before goes on."""
+    def _is_brought(self, reference: str, wanted: str = "") -> bool:
+        """Let `wanted`, or what `reference` means now, answer for it; after a failure what did before goes on."""
         try:
-            self._bring(reference, wanted)
+            self._bring(reference, wanted or reference or self._default())
         except Exception as error:  # whatever a foreign model makes its libraries raise
             self._note_failure(reference, error)
         return reference not in self._failed
@@ -219,6 +217,7 @@ class ModelPool:
             self._registry.verify(found.reference)
         num_bytes = model_bytes(found, device=self._settings.device, dtype=self._settings.dtype)
         self._make_room(num_bytes)
+        give_back()
         responder = start_responder(self._settings, model=str(found.place))
         try:
             responder.respond(NOBODY, [Turn(Role.USER, "Hello.")], WARM_UP)
@@ -247,12 +246,14 @@ class ModelPool:
                 raise NoRoom(needed=num_bytes, used=used, budget=self._budget)
             self._unload(min(idle, key=lambda model: model.used_at))
 
-    def _drop_idle(self) -> None:
-        """Let go of what answers for nobody any more and has not for a while."""
+    def _drop_idle(self) -> bool:
+        """Let go of what answers for nobody any more and has not for a while; tell whether there was any."""
         ended = time.monotonic() - self._idle_s
         serving = list(self._serving.values())
-        for model in [each for each in self._models if each not in serving and each.used_at < ended]:
+        old = [model for model in self._models if model not in serving and model.used_at < ended]
+        for model in old:
             self._unload(model)
+        return bool(old)
 
     def _unload(self, model: Model) -> None:
         with self._changed:

@@ -19,7 +19,7 @@ from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry, Version
 from personas.settings import Settings
 from tests.helpers.tiny_model import tiny_checkpoint
-from tests.helpers.worker_process import wait_until
+from tests.helpers.worker_process import PATIENCE_S, wait_until
 from worker import models
 from worker.loading import Found
 from worker.memory import model_bytes
@@ -137,19 +137,25 @@ def test_no_request_is_dropped_or_answered_by_half_of_each_model_while_versions_
     assert all(expected[model] == text for model, text in said)
 
 
-def test_a_running_request_finishes_on_the_model_it_began_with(
+def test_a_request_that_began_on_the_old_model_keeps_it_until_it_is_done(
     settings: Settings, registry: Registry, board: Seen
 ) -> None:
     one, two = registry.versions("ada")
-    long = GenerationSettings(min_new_tokens=200, max_new_tokens=200)
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def listen(_: str) -> None:
+        has_begun.set()
+        may_end.wait(PATIENCE_S)
+
     with ModelPool(settings, board=board, idle_s=0) as pool, ThreadPoolExecutor(1) as executor:
-        running = executor.submit(pool.respond, ADA, HELLO, long)
-        wait_until(lambda: pool.num_running == 1, "the request runs")
+        running = executor.submit(pool.respond, ADA, HELLO, GREEDY, stream=listen)
+        assert has_begun.wait(PATIENCE_S)
         registry.promote(two.reference)
         wait_until(answering(pool, two), "the second version answers")
-        reply = running.result()
-        assert (reply.model, reply.num_new_tokens) == (f"ada@{one.digest}", 200)
-        wait_until(lambda: [m.digest for m in pool.loaded()] == [two.digest], "the first version is gone")
+        assert [state.digest for state in pool.loaded()] == [one.digest, two.digest]
+        may_end.set()
+        assert running.result().model == f"ada@{one.digest}"
+        wait_until(lambda: [state.digest for state in pool.loaded()] == [two.digest], "the first version is gone")
 
 
 def test_a_persona_speaks_by_a_checkpoint_of_its_own(pool: ModelPool, registry: Registry, tinies: list[Path]) -> None:
@@ -282,3 +288,12 @@ def test_what_is_loaded_is_held_against_pruning_until_the_pool_stops(
 def test_another_name_may_be_chosen_while_the_pool_runs(pool: ModelPool, registry: Registry) -> None:
     registry.choose("eve")
     wait_until(answering(pool, registry.version("eve")), "eve answers")
+
+
+def test_a_damaged_choice_costs_nobody_a_reply(pool: ModelPool, registry: Registry, board: Seen) -> None:
+    (registry.folder / "chosen.json").write_text("{")
+    wait_until(lambda: board.failures, "the failure is published")
+    assert "chosen.json" in board.failures[0][1]
+    assert says(pool, ADA.model_copy(update={"checkpoint": "eve"}))[0].startswith("eve@")
+    (registry.folder / "chosen.json").unlink()
+    assert answering(pool, registry.version("ada"))()
