@@ -1,4 +1,4 @@
-"""A reply is the same however it is computed: alone, beside others, from a remembered prefix, after it was forgotten."""
+"""A reply is the same however it is computed: alone, beside others, from a known prefix, after that was forgotten."""
 
 from __future__ import annotations
 
