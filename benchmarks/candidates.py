@@ -3,7 +3,8 @@
     python -m benchmarks.candidates models/smollm2-persona --candidates 1 3 4 --questions 120
 
 The conversations are those of benchmarks/transcripts.yaml, each going on with its own replies. Repetition is the share
-of a reply's runs of three words that its own earlier replies, the person's message, or itself hold already.
+of a reply's runs of three words that its own earlier replies, the person's message, or itself hold already. Beside other
+programs CPU time is the steadier measure of cost.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from personas.settings import load_settings
 from trainer.probe import probe
 from trainer.probes import load_probes
 from worker.engine.engine import Engine
-from worker.loading import load_model
+from worker.loading import LoadedModel, load_model
 from worker.ranking import ngrams, repeated, shared
 from worker.respond import Reply, Responder
 
@@ -54,19 +55,20 @@ def repetition(replies: Sequence[str], messages: Sequence[str]) -> list[tuple[fl
     return rows
 
 
-def measure(model: str, num_candidates: int, *, num_questions: int, seed: int, num_talks: int) -> dict[str, Any]:
-    """Return the figures of one setting, with a model of its own."""
-    loaded = load_model(model)
+def measure(
+    loaded: LoadedModel, num_candidates: int, *, num_questions: int, seed: int, num_talks: int
+) -> dict[str, Any]:
+    """Return the figures of one setting, from an engine that has seen nothing before."""
     catalogue = load_catalogue(None)
     settings = GenerationSettings(candidates=num_candidates)
     with Engine.for_model(loaded) as engine:
         responder = Counting(loaded, engine, defaults=settings)
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         probed = probe(responder, catalogue, load_probes(), seed=seed, limit=num_questions).metrics()
         talks = list(TALKS.items())[:num_talks]
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             said = list(pool.map(lambda item: talk(responder, catalogue.get(item[0]), item[1], seed), talks))
-        took_s = time.perf_counter() - started
+        took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     rows = [row for replies, (_, lines) in zip(said, talks, strict=True) for row in repetition(replies, lines)]
     own, persons, within = (statistics.mean(column) for column in zip(*rows, strict=True))
     return {
@@ -80,6 +82,7 @@ def measure(model: str, num_candidates: int, *, num_questions: int, seed: int, n
         "repeats_within": within,
         "num_replies": len(rows) + probed["num_names"] + probed["num_facts"],
         "said_tokens_per_s": responder.num_said / took_s,
+        "cpu_ms_per_said_token": 1000 * cpu_s / responder.num_said,
         "took_s": took_s,
     }
 
@@ -93,10 +96,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     configure_logging(load_settings(log_level="error"))
+    loaded = load_model(options.model)
     for number in options.candidates:
-        figures = measure(
-            options.model, number, num_questions=options.questions, seed=options.seed, num_talks=options.talks
-        )
+        figures = measure(loaded, number, num_questions=options.questions, seed=options.seed, num_talks=options.talks)
         sys.stdout.write(json.dumps(figures) + "\n")
         sys.stdout.flush()
 
