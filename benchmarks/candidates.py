@@ -3,8 +3,8 @@
     python -m benchmarks.candidates models/smollm2-persona --candidates 1 3 4 --questions 120
 
 The conversations are those of benchmarks/transcripts.yaml, each going on with its own replies. Repetition is the share
-of a reply's runs of three words that its own earlier replies, the person's message, or itself hold already. Beside other
-programs CPU time is the steadier measure of cost.
+of a reply's runs of three words that its own earlier replies, the person's message, or itself hold already. Beside
+other programs CPU time is the steadier measure of cost.
 """
 
 from __future__ import annotations

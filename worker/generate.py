@@ -86,7 +86,7 @@ def generate(
 
     The task's `stream` is called in this thread, and has had the whole text on return.
     """
-    heard = [TextStream(layout.text, task.stop_strings) for _ in range(task.num_candidates)]
+    heard = [TextStream(layout.decoded, task.stop_strings) for _ in range(task.num_candidates)]
     futures = engine.submit_together(task.request(ids, place, one) for place, one in enumerate(heard))
     try:
         if task.stream and task.is_told_as_it_comes:
@@ -98,7 +98,7 @@ def generate(
         for future in futures:
             future.cancel()
         raise
-    texts = [final_text(layout.text(completion.ids), task.stop_strings) for completion in completions]
+    texts = [final_text(layout.decoded(completion.ids), task.stop_strings) for completion in completions]
     place = _best(ids, completions, texts, turns, ranker) if len(texts) > 1 else 0
     if task.stream and (rest := texts[place].removeprefix(heard[0].told)):
         task.stream(rest)

@@ -96,10 +96,14 @@ class Layout(ABC):
         return ids
 
     def text(self, ids: Iterable[int]) -> str:
-        """Decode a reply, without markup."""
+        """Decode a reply, without markup and without white space around it."""
+        return self.decoded(ids).strip()
+
+    def decoded(self, ids: Iterable[int]) -> str:
+        """Decode what a reply holds so far, without markup."""
         drop = self.stop_ids | self.banned_ids
         decoded: str = self._markup.decode([i for i in ids if i not in drop], skip_special_tokens=False)
-        return decoded.strip()
+        return decoded
 
     def spelled(self, ids: Iterable[int]) -> str:
         """Decode ids with their markup, for people to look at."""

@@ -198,6 +198,6 @@ def test_a_next_utterance_head_takes_part_in_choosing(responder: Responder) -> N
     ranked = Responder(responder.loaded, responder.engine, ranker=Longest())
     third = ranked.respond(ADA, HELLO, settings).text
     task = Task.of(settings, responder.loaded.layout, ends=None, group=("", ""), stream=None)
-    seed = task.request((1,), 2, TextStream(responder.loaded.layout.text)).params.seed
+    seed = task.request((1,), 2, TextStream(responder.loaded.layout.decoded)).params.seed
     assert third == responder.respond(ADA, HELLO, GenerationSettings(seed=seed)).text
     assert len(Longest.heard) == 3
