@@ -177,7 +177,7 @@ def _registry() -> Registry:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as in some containers
+    except (OSError, KeyError, ImportError):  # a user id without a name, as in some containers
         return ""
 
 

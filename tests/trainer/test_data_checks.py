@@ -70,8 +70,20 @@ def test_copies_that_differ_in_case_and_signs_are_copies() -> None:
     assert verdict.reasons[0].startswith("duplicate dialogues 0.9")
 
 
-def test_shuffled_words_are_refused_by_a_real_model() -> None:
-    """The shipped starter reads whole sentences with far fewer bits than their shuffled words."""
+GERMAN = (
+    "Guten Morgen, wie geht es Ihnen heute?",
+    "Danke, mir geht es sehr gut, und selbst?",
+    "Ich habe gestern mit meinem Bruder den ganzen Tag im Garten gearbeitet.",
+    "Das klingt anstrengend, aber bestimmt war das Wetter schön.",
+    "Ja, die Sonne schien, und am Abend haben wir gegrillt.",
+    "Ich koche lieber drinnen, zum Beispiel eine Suppe mit Kartoffeln.",
+    "Haben Sie Kinder oder Haustiere?",
+    "Zwei Töchter und eine Katze, die den ganzen Tag schläft.",
+)
+
+
+def test_shuffled_words_and_another_language_are_refused_by_a_real_model() -> None:
+    """The shipped starter reads English sentences with far fewer bits than their shuffled words, or than German."""
     loaded = load_model("starter", device="cpu", dtype="float32")
     measurements = Measurements(loaded)
 
@@ -83,7 +95,9 @@ def test_shuffled_words_are_refused_by_a_real_model() -> None:
     assert whole.is_accepted, whole.reasons
     broken = [with_shuffled_words(each, seed=9 + place) for place, each in enumerate(general)]
     verdict = check_data(broken, general, bits_per_byte, LIMITS)
-    assert [reason.split(" times")[0][:10] for reason in verdict.reasons] == ["word order"]
+    assert [reason[:10] for reason in verdict.reasons] == ["word order"]
+    verdict = check_data([dialogue(*GERMAN)], general, bits_per_byte, LIMITS)
+    assert verdict.reasons[0].startswith("surprise of the present model 2.")
 
 
 def test_a_sample_is_taken_from_all_over_the_data() -> None:
