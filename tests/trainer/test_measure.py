@@ -11,6 +11,7 @@ from personas.catalogue import load_catalogue
 from personas.conversation import Role
 from tests.trainer.test_cli import DATA, evaluate
 from tests.trainer.test_ranking import dialogues, loaded  # noqa: F401
+from trainer.card import card
 from trainer.decode import asked_in, fixed_samples
 from trainer.evaluate import Score, swap_figures, swapped, without_persona
 from trainer.formats import Dialogue, read_dialogues
@@ -82,3 +83,19 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from tests.helpers.tiny_model import tiny_checkpoint
 
     return str(tiny_checkpoint(tmp_path_factory.mktemp("m") / "tiny", max_new_tokens=4))
+
+
+def test_the_card_tells_what_was_measured(tmp_path: Path) -> None:
+    shape = "[scratch]\nnum_layers = 2\nhidden_size = 64\nvocabulary = 400\n"
+    data = '[[data]]\npath = "a/b.txt"\nlicence = ""\nshare = 1.0\n'
+    (tmp_path / "train.toml").write_text(f'name = "tiny"\nlayout = "persona"\nmax_tokens = 256\n{shape}{data}')
+    scored = {"ppl_word": 20.0, "bpb": 1.0, "ppl_token": 15.0, "num_words": 900, "num_dialogues": 40}
+    rank = {"hits_at_1": 0.5, "num_candidates": 20, "num_ranked": 60, "candidates_sha256": "abc123"}
+    replies = {"greedy": {"f1": 0.18, "num_replies": 60}, "sampled": {"f1": 0.16}}
+    swap = {"persona_lowers_ppl": 0.25, "swap_nll": -0.3}
+    plain = {"evaluation": {"a.txt": scored, "b.txt": scored | {"rank": rank, "replies": replies, "swap": swap}}}
+    text = card(tmp_path, plain)
+    assert "lowers word perplexity by 25.0% against none" in text
+    assert "first in 50.0% of 60 turns by likelihood (candidates abc123" in text
+    assert "F1 of 60 replies: 18.0% greedy, 16.0% sampled." in text
+    assert "On `a.txt`" not in text
