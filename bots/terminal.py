@@ -201,7 +201,7 @@ def changed_settings(settings: GenerationSettings, argument: str) -> GenerationS
     try:
         return GenerationSettings.model_validate({**settings.model_dump(), name: value})
     except ValidationError as error:
-        raise ValueError(f"{name}: {error.errors()[0]['msg']}.") from None
+        raise ValueError(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,24 +51,30 @@ class GenerationSettings(BaseModel):
     @classmethod
     def _from_one_line(cls, value: Any, info: ValidationInfo) -> Any:
         """Flags, the environment and /settings give one line: `a, b` or `a=2, b=-1`, or the same as JSON."""
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith(("[", "{")):
-            try:
-                return json.loads(value)
-            except ValueError:
-                raise ValueError("expected a list or an object in JSON, or words between commas") from None
-        words = [word.strip() for word in value.split(",") if word.strip()]
-        if info.field_name != "logit_bias":
-            return words
-        pairs = [word.rpartition("=") for word in words]
-        if not all(sign for _, sign, _ in pairs):
-            raise ValueError("expected WORD=BIAS, such as hello=2, like=-1")
-        return {word.strip(): bias.strip() for word, _, bias in pairs}
+        if isinstance(value, str):
+            value = _from_json(value) if value.lstrip().startswith(("[", "{")) else _from_words(value, info.field_name)
+        return tuple(value) if isinstance(value, list) else value  # strict validation takes no list for a tuple
 
     def over(self, lower: GenerationSettings) -> GenerationSettings:
         """Return these settings with the gaps filled from `lower`."""
         return GenerationSettings(**{**lower.model_dump(exclude_none=True), **self.model_dump(exclude_none=True)})
+
+
+def _from_json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise ValueError("expected a list or an object in JSON, or words between commas") from None
+
+
+def _from_words(line: str, field: str | None) -> list[str] | dict[str, float]:
+    words = [word.strip() for word in line.split(",") if word.strip()]
+    if field != "logit_bias":
+        return words
+    try:
+        return {word.strip(): float(bias) for word, bias in (pair.rsplit("=", 1) for pair in words)}
+    except ValueError:
+        raise ValueError("expected WORD=BIAS, such as hello=2, like=-1") from None
 
 
 class ExampleTurn(BaseModel):

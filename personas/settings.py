@@ -225,7 +225,8 @@ def _problem(entry: dict[str, Any], flags: dict[str, Any]) -> str:
     if entry["type"] == "extra_forbidden":
         siblings = SECTIONS[path[0]].model_fields if path[0] in SECTIONS and path[1:] else Settings.model_fields
         return f"{place}: {key} is not a setting{_closest(path[-1], set(siblings))}"
-    return f"{place}: {key}: {entry['msg'][0].lower()}{entry['msg'][1:]}"
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"{place}: {key}: {message[0].lower()}{message[1:]}"
 
 
 def _place_of(path: list[str], flags: dict[str, Any]) -> tuple[str, str]:
