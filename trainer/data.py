@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -115,12 +116,18 @@ class Stream:
         self.max_history = max_history
 
     def batches(self, *, window: int = 0, skip: int = 0) -> Iterator[tuple[int, int, Batch]]:
-        """Yield (window, index in it, batch) from the given place on."""
-        while True:
-            for index, batch in enumerate(self._window(window)):
-                if index >= skip:
-                    yield window, index, batch
-            window, skip = window + 1, 0
+        """Yield (window, index in it, batch) from the given place on; the next window is made beside the training."""
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as beside:
+            coming = beside.submit(self._window, window)
+            while True:
+                batches, following = coming.result(), None
+                for index, batch in enumerate(batches):
+                    if index >= max(skip, len(batches) // 2) and following is None:
+                        following = beside.submit(self._window, window + 1)
+                    if index >= skip:
+                        yield window, index, batch
+                coming = following or beside.submit(self._window, window + 1)
+                window, skip = window + 1, 0
 
     def _window(self, number: int) -> list[Batch]:
         rng = random.Random(f"{self.seed}:window:{number}")

@@ -27,7 +27,7 @@ from trainer.ranks import Ranks
 from trainer.run_figures import run_figures, summary
 from trainer.run_folder import RunFolder
 from trainer.start import build_model, build_stream, choose_device, resolved
-from trainer.step import take_gradient
+from trainer.step import Taken, take_gradient
 from trainer.track import Tracking
 
 log = structlog.get_logger(__name__)
@@ -117,9 +117,9 @@ class Run:
             self._validate()
         for batches in self._steps():
             started = time.monotonic()
-            loss, norm = self._step(optimizer, batches)
+            taken = self._step(optimizer, batches)
             self.place.seconds += time.monotonic() - started
-            note = self._log_step(batches, loss, norm, time.monotonic() - started)
+            note = self._log_step(batches, taken, time.monotonic() - started)
             progress.update(task, completed=self.place.num_tokens, note=note)
             if self._is_time_to_look(looked):
                 self._validate()
@@ -148,33 +148,35 @@ class Run:
                 yield batches
                 batches = []
 
-    def _step(self, optimizer: Optimizer, batches: list[Batch]) -> tuple[float, float]:
+    def _step(self, optimizer: Optimizer, batches: list[Batch]) -> Taken:
         """Take one optimizer step; raise `TrainingError`, the weights as they were, where its loss is no number."""
         self.place.num_labels += sum(batch.num_labels for batch in batches)
-        loss, norm = take_gradient(self.model, optimizer, self.ranks, self.config, batches)
-        if not math.isfinite(loss) or not (math.isfinite(norm) or optimizer.is_scaled):
+        taken = take_gradient(self.model, optimizer, self.ranks, self.config, batches)
+        if not math.isfinite(taken.loss) or not (math.isfinite(taken.norm) or optimizer.is_scaled):
             kept = "last/ holds the latest save" if self.folder.load() else "nothing was saved yet"
             raise TrainingError(
-                f"{self.folder.path}: step {self.place.step}: the loss is {loss:g}, the norm of its gradient {norm:g}; "
-                f"{kept}. Lower the learning rate ({self.config.learning_rate:g}), or train in fp32."
+                f"{self.folder.path}: step {self.place.step}: the loss is {taken.loss:g}, the norm of its gradient "
+                f"{taken.norm:g}; {kept}. Lower the learning rate ({self.config.learning_rate:g}), or train in fp32."
             )
         progress = self.place.num_tokens / self.config.train_tokens
         optimizer.step(schedule(progress, warmup=self.config.warmup, decay=self.config.decay))
-        return loss, norm
+        return taken
 
-    def _log_step(self, batches: list[Batch], loss: float, norm: float, seconds: float) -> str:
+    def _log_step(self, batches: list[Batch], taken: Taken, seconds: float) -> str:
         num_tokens = sum(batch.num_tokens for batch in batches)
+        both = {"lm_loss": round(taken.lm_loss, 4), "mc_loss": round(taken.mc_loss, 4)}
         self._write_log(
             {
                 "step": self.place.step,
                 "tokens": self.place.num_tokens,
-                "loss": round(loss, 4),
-                "grad_norm": round(norm, 3),
+                "loss": round(taken.loss, 4),
+                **(both if self.config.num_candidates > 1 else {}),
+                "grad_norm": round(taken.norm, 3),
                 "tokens_per_s": round(num_tokens / seconds, 1),
                 "labels_per_s": round(sum(batch.num_labels for batch in batches) / seconds, 1),
             }
         )
-        return f"loss {loss:.3f} · {num_tokens / seconds:,.0f} tok/s"
+        return f"loss {taken.loss:.3f} · {num_tokens / seconds:,.0f} tok/s"
 
     def _is_time_to_look(self, looked: float) -> bool:
         if not self.valid:

@@ -80,7 +80,7 @@ def test_the_head_loads_into_transformers_own_class(tmp_path: Path) -> None:
 def test_the_second_loss_falls_when_only_it_is_trained(tmp_path: Path) -> None:
     changes = {"num_candidates": 2, "lm_coef": 0.0, "train_tokens": 40_000, "learning_rate": 5e-3, "batch_tokens": 2000}
     Run.prepare(config(**changes, **MANY), tmp_path).train()
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    losses = [json.loads(line)["mc_loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.05
 
 
