@@ -34,6 +34,7 @@ def read_arguments(command: Command, rest: str) -> dict[str, str]:
     {'name': 'ada', 'recipe': 'quick'}
     """
     names = [option.name for option in command.options]
+    plain = [option.name for option in command.options if not option.is_file]
     if len(names) <= 1:
         return {names[0]: rest} if names and rest else {}
     given: dict[str, str] = {}
@@ -41,6 +42,6 @@ def read_arguments(command: Command, rest: str) -> dict[str, str]:
         name, sign, value = word.partition("=")
         if sign and name.casefold() in names:
             given[name.casefold()] = value
-        elif free := [name for name in names if name not in given]:
+        elif free := [name for name in plain if name not in given]:
             given[free[0]] = word
     return given

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 UPLOADS: Final = "uploads"
 DATASETS: Final = "datasets"
+ELSEWHERE: Final = f"Put it into {DATASETS}/ in the data folder, and name it with data=FILE."
 # What the trainer's formats are in; `.gz` behind any of them.
 SUFFIXES: Final = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".md")
 MAX_NAME_LENGTH: Final = 80
@@ -84,7 +85,7 @@ class Workshop:
         if num_bytes > self.max_upload_bytes:
             raise UnfitFile(
                 f"That file has {num_bytes / 1e6:.1f} MB; at most {self.max_upload_bytes / 1e6:.0f} MB are taken "
-                f"(max_upload_mb). Put larger ones into {DATASETS}/ in the data folder."
+                f"(max_upload_mb). {ELSEWHERE}"
             )
         safe = safe_name(name)
         if not is_data_file(safe):

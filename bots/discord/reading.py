@@ -14,7 +14,7 @@ import discord
 
 from bots.addressed import Sighting, without_discord_mention
 from bots.command import Attachment, Caller
-from bots.workshop import UnfitFile
+from bots.workshop import ELSEWHERE, UnfitFile
 from personas.conversation import Conversation
 
 PLATFORM: Final = "discord"
@@ -52,7 +52,10 @@ def attachment_of(file: discord.Attachment | None) -> Attachment | None:
         return None
 
     async def save(path: Path, max_bytes: int) -> None:
-        data = await file.read()  # no larger than Discord said before, which is what the limit was held against
+        try:
+            data = await file.read()  # no larger than Discord said before, which is what the limit was held against
+        except discord.DiscordException as error:
+            raise UnfitFile(f"Discord does not hand that file over. {ELSEWHERE}") from error
         if len(data) > max_bytes:
             raise UnfitFile("That file is larger than Discord said.")
         await asyncio.to_thread(path.write_bytes, data)

@@ -12,11 +12,12 @@ from typing import Final
 
 import telegram
 from telegram.constants import ChatType, MessageEntityType
+from telegram.error import TelegramError
 
 from bots.addressed import Sighting, utf16_span, without_spans
 from bots.command import Attachment, Command
 from bots.typed import read_command
-from bots.workshop import UnfitFile
+from bots.workshop import ELSEWHERE, UnfitFile
 from personas.conversation import Conversation
 
 PLATFORM: Final = "telegram"
@@ -57,10 +58,13 @@ def attachment_of(message: telegram.Message) -> Attachment | None:
         return None
 
     async def save(path: Path, max_bytes: int) -> None:
-        file = await document.get_file()
-        if (file.file_size or 0) > max_bytes:
-            raise UnfitFile("That file is larger than Telegram said.")
-        await file.download_to_drive(path)
+        try:
+            file = await document.get_file()
+            if (file.file_size or 0) > max_bytes:
+                raise UnfitFile("That file is larger than Telegram said.")
+            await file.download_to_drive(path)
+        except TelegramError as error:
+            raise UnfitFile(f"Telegram does not hand that file over ({error.message}). {ELSEWHERE}") from error
 
     return Attachment(document.file_name or "data", document.file_size or 0, save)
 

@@ -79,6 +79,12 @@ async def test_an_order_is_recorded_with_who_and_where(shop: Services) -> None:
     assert shop.workshop.jobs.shown("discord") == {job.id}
 
 
+async def test_options_may_be_typed_in_their_order(shop: Services) -> None:
+    await say(shop, "retrain start ada ada.jsonl quick")
+    order = only_job(shop).order
+    assert (order.name, order.data, order.recipe) == ("ada", "datasets/ada.jsonl", "quick")
+
+
 async def test_an_attached_file_is_brought_under_a_name_that_means_nothing_to_a_file_system(shop: Services) -> None:
     await say(shop, "retrain start ada", attached("../../a b.jsonl", b"data"))
     path = shop.workshop.data_dir / only_job(shop).order.data
