@@ -89,7 +89,8 @@ class Completion:
     """The ids of a reply without the end token, and how long it took from `submit` on.
 
     `mean_log_prob`: the model's own log-probability of the tokens, the end token included, per token in nats: at
-    temperature 1, before anything is biased or filtered out. None where it was not asked for.
+    temperature 1, before anything is biased or filtered out; in a beam search, what that ranked by. None where it was
+    not asked for.
     """
 
     ids: Ids
