@@ -82,7 +82,7 @@ def train(
         "layout": layout,
         "lora": {"rank": lora, "alpha": lora} if lora else None,
         "data": [{"path": path, **reading} for path in (*(files or ()), *(data or ()))] or None,
-        "valid": [{"path": path, "both_sides": False} for path in valid] if valid else None,
+        "valid": [{"path": path, "both_sides": False, "speaker": speaker or ""} for path in valid] if valid else None,
         "epochs": epochs,
         "train_tokens": train_tokens,
         "batch_tokens": batch_tokens,

@@ -26,7 +26,7 @@ class Source(_Strict):
     path: Path
     format: str | None = None
     speaker: str = Field("", description="whose lines the bot learns, where people have names")
-    split: str = Field("train", description="which part is read of a file that holds several")
+    split: str = Field("", description="which part is read of a file that holds several; else train, or valid")
     share: float = Field(1.0, gt=0)
     licence: str = ""
     both_sides: bool = Field(True, description="also train the first speaker's side, where the data has its persona")

@@ -40,9 +40,10 @@ class Corpus:
         return len(self.dialogues) * (2 if self.source.both_sides else 1)
 
     @classmethod
-    def read(cls, source: Source) -> Corpus:
-        """Read the whole file; raise `DataError` where there is nothing in it."""
-        dialogues = tuple(read_dialogues(source.path, source.format, speaker=source.speaker, split=source.split))
+    def read(cls, source: Source, split: str = "train") -> Corpus:
+        """Read the whole file, of several splits the one named; raise `DataError` where there is nothing in it."""
+        wanted = source.split or split
+        dialogues = tuple(read_dialogues(source.path, source.format, speaker=source.speaker, split=wanted))
         if not dialogues:
             raise DataError(f"{source.path}: no dialogues in it")
         return cls(source, dialogues)

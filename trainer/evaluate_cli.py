@@ -101,7 +101,7 @@ def _on_data(
 ) -> dict[str, Any]:
     from trainer.formats import read_dialogues
 
-    dialogues = list(read_dialogues(data, format))
+    dialogues = list(read_dialogues(data, format, split="valid"))
     if both_sides:
         sides = [(dialogue, dialogue.flipped()) for dialogue in dialogues[:limit]]
         dialogues = [side for pair in sides for side in pair]

@@ -145,9 +145,11 @@ class TrainingModel:
             for name, parameter in self.choice_head.named_parameters():
                 yield PREFIX + name, parameter
 
-    def add_choice_head(self) -> None:
-        """Add the head that tells the right reply from wrong ones."""
+    def add_choice_head(self, own: nn.Linear | None = None) -> None:
+        """Add the head that tells the right reply from wrong ones; `own` is the one that the base has already."""
         self.choice_head = ChoiceHead(self.model.config.get_text_config().hidden_size)
+        if own is not None:
+            self.choice_head.summary.load_state_dict(own.state_dict())
 
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""

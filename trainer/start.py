@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 import transformers
@@ -12,6 +13,7 @@ from personas.layout import Layout
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Corpus, Stream
 from trainer.model import TrainingModel
+from trainer.ranking import load_head
 
 # A pass over more than this many dialogues is not counted but estimated from so many of them.
 MAX_COUNTED = 2000
@@ -34,7 +36,7 @@ def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> Tr
         else TrainingModel.from_scratch(config.scratch, layout, config.generation)
     )
     if config.num_candidates > 1:
-        model.add_choice_head()
+        model.add_choice_head(load_head(Path(config.base)) if config.base else None)
     if config.gradient_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     model.model.to(device)  # type: ignore[arg-type]

@@ -73,7 +73,7 @@ class Run:
         torch.manual_seed(config.seed)
         ranks = Ranks.start(choose_device(config.device))
         corpora = [Corpus.read(source) for source in config.data]
-        valid = [Corpus.read(source) for source in config.valid]
+        valid = [Corpus.read(source, "valid") for source in config.valid]
         folder = RunFolder(path)
         if not ranks.is_first:
             ranks.wait()

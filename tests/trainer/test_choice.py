@@ -93,6 +93,15 @@ def test_beside_an_adapter_the_head_has_a_file_of_its_own(tmp_path: Path, tiny_b
     assert head.weight.shape == (1, 32)
 
 
+def test_a_checkpoints_own_head_is_gone_on_with(tmp_path: Path) -> None:
+    folder = Run.prepare(config(num_candidates=2, train_tokens=900, **MANY), tmp_path / "first").train()
+    again = Run.prepare(config(num_candidates=2, base=str(folder), **MANY), tmp_path / "again")
+    head = load_head(folder)
+    assert head is not None
+    assert again.model.choice_head is not None
+    assert torch.equal(again.model.choice_head.summary.weight, head.weight)
+
+
 def test_a_checkpoint_without_the_head_says_so(tmp_path: Path) -> None:
     assert load_head(Run.prepare(config(train_tokens=600), tmp_path).train()) is None
 

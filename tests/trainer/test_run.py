@@ -175,3 +175,15 @@ def test_facts_are_shuffled_without_changing_anything_else(tmp_path: Path) -> No
     )
     assert [row.texts for row in before] == [row.texts for row in after]
     assert [row.ids for row in before] != [row.ids for row in after]
+
+
+def test_of_a_file_with_splits_each_purpose_reads_its_own(tmp_path: Path) -> None:
+    entries = [
+        {"personality": [name], "utterances": [{"history": ["hi there"], "candidates": ["no", "hello you"]}]}
+        for name in ("trained on", "held out")
+    ]
+    path = tmp_path / "personachat.json"
+    path.write_text(json.dumps({"train": entries[:1] * 60, "valid": entries[1:]}))
+    run = Run.prepare(config(data=[{"path": path}], valid=[{"path": path}]), tmp_path / "run")
+    assert {dialogue.facts for dialogue in run.stream.corpora[0].dialogues} == {("trained on",)}
+    assert {dialogue.facts for dialogue in run.valid[0].dialogues} == {("held out",)}
