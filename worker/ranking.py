@@ -12,7 +12,7 @@ from typing import Protocol
 
 from personas.conversation import Role, Turn
 
-# Chosen by what they do to the probe and to repetition, see docs/log.md.
+# Set by hand; what candidates are worth with them is in docs/log.md.
 WEIGHT_OWN_WORDS = 2.0  # for saying what it said already
 WEIGHT_PERSONS_WORDS = 1.0  # for parroting the person
 WEIGHT_WITHIN = 2.0  # for repeating itself within one reply
