@@ -64,7 +64,10 @@ def test_the_file_follows_the_compose_specification() -> None:
 
 
 def test_the_services_are_the_parts_of_up(services: dict[str, Any]) -> None:
-    assert set(services) == {"redis", "worker", "discord", "telegram"}
+    assert set(services) == {"redis", "worker", "training", "discord", "telegram"}
+    assert services["training"]["profiles"] == ["training"]
+    # Uploaded data, jobs and checkpoints are files that all of them see.
+    assert all(services[name]["volumes"] == ["data:/data"] for name in services if name != "redis")
     assert services["worker"]["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
     assert all("healthcheck" in service for service in services.values())
 
