@@ -147,9 +147,11 @@ class VllmPeer:
 
     def __init__(self, python: str, folder: Path, *, dtype: str, max_num_seqs: int) -> None:
         command = [python, str(VLLM_PEER), str(folder), dtype, str(max_num_seqs)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        self._log = folder / "vllm.log"
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
         self.rss_bytes = 0
         self._answer()
 
@@ -169,7 +171,8 @@ class VllmPeer:
     def _answer(self) -> dict[str, Any]:
         line = _pipe(self._process.stdout).readline()
         if not line:
-            sys.exit(f"vLLM ended with status {self._process.wait()}; run its command by hand: {self._process.args}")
+            said = "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+            sys.exit(f"vLLM ended with status {self._process.wait()}: {said}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

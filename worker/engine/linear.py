@@ -15,6 +15,7 @@ from torch.nn import functional as F
 # Rows that oneDNN expects when it chooses the layout; more and fewer work as well.
 EXPECTED_ROWS = 16
 LARGEST = 127.0  # of a symmetric int8
+MIDDLE = 128  # of an unsigned one
 
 
 class Linear(Protocol):
@@ -50,35 +51,51 @@ class PackedLinear:
 
 
 class Int8Linear:
-    """Weights (out, in) in 8 bits with a scale per output; each row is rounded to 8 bits with a scale of its own.
+    """Weights (out, in) in 8 bits with a scale per output; each row is rounded with a scale of its own.
 
-    So a row's result does not depend on its neighbours, as it would with one scale for all rows.
+    So a row's result does not depend on its neighbours, as it would with one scale for all rows. Rows are rounded to 8
+    bits, or with `is_fine` to 8 and what that leaves to 8 more: for rows in which a few numbers are far larger.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, is_fine: bool = False) -> None:
         weight = weight.float().contiguous()  # the packing ignores strides
         self._scales = weight.abs().amax(1).clamp_min_(torch.finfo(torch.float32).tiny).div_(LARGEST)
         self._weight = torch.ops.onednn.qlinear_prepack((weight / self._scales[:, None]).round_().to(torch.int8), None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = None if bias is None else bias.float()
+        self._is_fine = is_fine
         # oneDNN is only fast with unsigned rows: 0 becomes 128; the half makes cutting off a rounding.
-        self._middle = torch.tensor(128.5)
+        self._middle = torch.tensor(MIDDLE + 0.5)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Round the rows, multiply in integers, scale back. `rows` are float32."""
         largest = rows.abs().amax(-1, keepdim=True).clamp_min_(1e-30)
+        scales = largest / LARGEST
         rounded = torch.addcmul(self._middle, rows, LARGEST / largest).to(torch.uint8)
-        out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, 128, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        scales = largest.div_(LARGEST)
+        if self._is_fine:
+            rest = torch.addcmul(rows, rounded.float() - MIDDLE, scales, value=-1.0)  # at most half a scale
+            finer = torch.addcmul(self._middle, rest, 2 * LARGEST * LARGEST / largest).to(torch.uint8)
+            both = self._multiplied(torch.cat((rounded, finer)))
+            out, finest = both.split(len(rows))
+            out = torch.add(out, finest, alpha=0.5 / LARGEST)
+        else:
+            out = self._multiplied(rounded)
         return out.mul_(scales) if self._bias is None else torch.addcmul(self._bias, out, scales)
 
+    def _multiplied(self, rounded: Tensor) -> Tensor:
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded, 1.0, MIDDLE, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return out
 
-def pack(weight: Tensor, bias: Tensor | None = None, *, dtype: torch.dtype) -> Linear:
-    """Return weight (out, in) and bias (out,) as the fastest `Linear` in `dtype` that its device has."""
+
+def pack(weight: Tensor, bias: Tensor | None = None, *, dtype: torch.dtype, is_fine: bool = False) -> Linear:
+    """Return weight (out, in) and bias (out,) as the fastest `Linear` in `dtype` that its device has.
+
+    `is_fine` asks for rows of 16 bits where weights have 8.
+    """
     if weight.device.type == "cpu" and dtype is torch.int8:
-        return Int8Linear(weight, bias)
+        return Int8Linear(weight, bias, is_fine=is_fine)
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     if weight.device.type == "cpu" and is_packable(dtype):
         return PackedLinear(weight, bias)

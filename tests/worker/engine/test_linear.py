@@ -64,3 +64,19 @@ def test_plain_weights_multiply_in_their_own_numbers_and_answer_in_those_of_the_
     computed = PlainLinear(given(OUT, IN).bfloat16(), None)(given(2, IN))
     assert computed.dtype is torch.float32
     torch.testing.assert_close(computed, given(2, IN) @ given(OUT, IN).T, atol=0.3, rtol=0.02)
+
+
+def test_fine_rows_keep_small_numbers_beside_a_very_large_one() -> None:
+    weight, rows = given(OUT, IN), given(4, IN)
+    rows[:, 5] = 300.0
+    exact = rows @ weight.T
+    coarse, fine = (pack(weight, dtype=torch.int8, is_fine=is_fine)(rows) - exact for is_fine in (False, True))
+    assert fine.norm() < coarse.norm() / 2
+
+
+def test_fine_rows_leave_only_the_error_of_the_weights() -> None:
+    levels = torch.randint(-127, 128, (OUT, IN), generator=torch.Generator().manual_seed(0)).float()
+    levels[:, 0] = 127.0  # so that every output's scale is 1 and the weights are exact
+    rows = given(4, IN)
+    exact = torch.nn.functional.linear(rows, levels)
+    assert (pack(levels, dtype=torch.int8, is_fine=True)(rows) - exact).norm() < 2e-4 * exact.norm()
