@@ -76,8 +76,7 @@ class Int8Linear:
             rest = torch.addcmul(rows, rounded.float() - MIDDLE, scales, value=-1.0)  # at most half a scale
             finer = torch.addcmul(self._middle, rest, 2 * LARGEST * LARGEST / largest).to(torch.uint8)
             both = self._multiplied(torch.cat((rounded, finer)))
-            out, finest = both.split(len(rows))
-            out = torch.add(out, finest, alpha=0.5 / LARGEST)
+            out = torch.add(both[: len(rows)], both[len(rows) :], alpha=0.5 / LARGEST)
         else:
             out = self._multiplied(rounded)
         return out.mul_(scales) if self._bias is None else torch.addcmul(self._bias, out, scales)
