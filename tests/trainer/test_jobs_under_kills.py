@@ -1,16 +1,16 @@
-"""kill -9 of the training's process and of the training worker: the run ends as an undisturbed one would."""
+"""kill -9 of the training's process, of Redis and of the training worker: the run ends as an undisturbed one would."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
-import redis
 
 from personas.checkpoint import read_checkpoint
 from tests.helpers import worker_process
@@ -19,6 +19,7 @@ from tests.helpers.retraining import start_training_worker, write_data
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, State
 from worker.queue.jobs import Jobs
+from worker.queue.server import EmbeddedServer
 
 PATIENCE_S = 240.0
 # Untrained models find no order in words, which is what the dry run would refuse.
@@ -41,30 +42,42 @@ def state_of(jobs: Jobs, job_id: str) -> Job:
     return job
 
 
-def test_a_run_that_loses_its_process_and_its_worker_ends_with_the_same_weights(
-    redis_server: str, redis_client: redis.Redis, home: Path, tiny_model: Path
+@pytest.fixture
+def own_server(home: Path) -> Iterator[EmbeddedServer]:
+    server = EmbeddedServer(home / "redis")
+    server.start()
+    yield server
+    server.release()
+
+
+def test_a_run_that_loses_its_process_its_redis_and_its_worker_ends_with_the_same_weights(
+    own_server: EmbeddedServer, home: Path, tiny_model: Path
 ) -> None:
     write_data(home / "datasets" / "ada.jsonl")
-    jobs = Jobs(connect(redis_server))
+    jobs = Jobs(connect(own_server.url))
     job_id = jobs.submit(Order("ada", "datasets/ada.jsonl", "quick", base=str(tiny_model))).id
-    worker = start_training_worker(redis_server, home, tiny_model, **LENIENT)
+    worker = start_training_worker(own_server.url, home, tiny_model, **LENIENT)
     try:
         wait_until(lambda: state_of(jobs, job_id).state is State.PROPOSED, "the data was read")
         folder = home / "training" / "jobs" / job_id
         config = (folder / "config.toml").read_text(encoding="utf-8")
         longer = config.replace("save_minutes = 1.0", "save_minutes = 0.002")
-        longer = longer.replace("train_tokens = 11700", "train_tokens = 60000")
-        assert longer.count("0.002") == longer.count("60000") == 1
+        longer = longer.replace("train_tokens = 11700", "train_tokens = 150000")
+        assert longer.count("0.002") == longer.count("150000") == 1
         (folder / "config.toml").write_text(longer, encoding="utf-8")
         assert jobs.confirm(job_id, "discord:7")
         wait_until(lambda: state_of(jobs, job_id).progress.step > 20, "the run is under way")
         os.kill(trainer_of(worker), signal.SIGKILL)
         at = state_of(jobs, job_id).progress.step
         wait_until(lambda: state_of(jobs, job_id).progress.step > at + 10, "the run goes on")
-        assert state_of(jobs, job_id).state is State.TRAINING, "too quick to be killed twice"
+        own_server.kill()
+        own_server.start()
+        at = state_of(jobs, job_id).progress.step
+        wait_until(lambda: state_of(jobs, job_id).progress.step > at, "the run is told of again")
+        assert state_of(jobs, job_id).state is State.TRAINING, "too quick to lose everything in turn"
         worker.kill()
         worker.wait()
-        worker = start_training_worker(redis_server, home, tiny_model, **LENIENT)
+        worker = start_training_worker(own_server.url, home, tiny_model, **LENIENT)
         wait_until(lambda: (folder / "run" / "checkpoint").is_dir(), "the run has ended")
         assert state_of(jobs, job_id).num_claims == 2
     finally:
@@ -91,7 +104,7 @@ def test_a_job_can_be_cancelled_before_and_while_it_trains(
         wait_until(lambda: state_of(jobs, job_id).state is State.PROPOSED, "the data was read")
         config = home / "training" / "jobs" / job_id / "config.toml"
         text = config.read_text(encoding="utf-8")
-        config.write_text(text.replace("train_tokens = 11700", "train_tokens = 900000000"), encoding="utf-8")
+        config.write_text(text.replace("train_tokens = 11700", "train_tokens = 1500000000"), encoding="utf-8")
         if state == "queued":
             worker.terminate()
             worker.wait(60)
