@@ -16,13 +16,7 @@ from transformers import PreTrainedModel
 
 from worker.engine.attempts import Attempts
 from worker.engine.beam import BeamGroup, Continuation
-from worker.engine.errors import (
-    DeadlinePassed,
-    EngineError,
-    EngineStopped,
-    GenerationFailed,
-    RequestRefused,
-)
+from worker.engine.errors import DeadlinePassed, EngineError, EngineStopped, GenerationFailed
 from worker.engine.prefix import PrefixCounts
 from worker.engine.request import Chunk, Completion, FinishReason, Request, Sequence
 from worker.engine.runner import Runner, TokenTypes, make_runner, model_window
@@ -121,7 +115,7 @@ class Engine:
         """Let requests with the same prompt wait: the first computes it, the others take it over from there."""
         sequences: list[Sequence] = []
         for request in requests:
-            self._check(request)
+            request.check(self.window, self._runner.vocabulary_size, self._max_num_seqs)
             sequences.append(Sequence(request, leader=sequences[0] if sequences else None))
         with self._changed:
             if self._is_stopping or self._is_draining:
@@ -173,19 +167,6 @@ class Engine:
     def _attach(self, sequence: Sequence) -> int:
         assert sequence.slot is not None
         return self._runner.attach(sequence.slot, sequence.ids)
-
-    def _check(self, request: Request) -> None:
-        num_prompt = len(request.prompt_ids)
-        if not num_prompt:
-            raise RequestRefused("the prompt is empty")
-        if num_prompt >= self.window:
-            raise RequestRefused(f"the prompt has {num_prompt} tokens, the model reads at most {self.window - 1}")
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= self._runner.vocabulary_size:
-            raise RequestRefused(f"the prompt has ids beyond the model's {self._runner.vocabulary_size} tokens")
-        if request.params.num_beams > self._max_num_seqs:
-            raise RequestRefused(
-                f"num_beams is {request.params.num_beams}, but only {self._max_num_seqs} (max_num_seqs) run at once"
-            )
 
     def _run(self) -> None:
         try:

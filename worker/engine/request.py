@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Self
 
 from personas.persona import GenerationSettings
+from worker.engine.errors import RequestRefused
 
 Ids = tuple[int, ...]
 
@@ -73,6 +74,18 @@ class Request:
     group: tuple[str, str] = ("", "")
     on_token: Callable[[int], bool] | None = None
     wants_log_prob: bool = False
+
+    def check(self, window: int, vocabulary_size: int, max_num_seqs: int) -> None:
+        """Raise `RequestRefused` where it can never run."""
+        num_prompt, num_beams = len(self.prompt_ids), self.params.num_beams
+        if not num_prompt:
+            raise RequestRefused("the prompt is empty")
+        if num_prompt >= window:
+            raise RequestRefused(f"the prompt has {num_prompt} tokens, the model reads at most {window - 1}")
+        if min(self.prompt_ids) < 0 or max(self.prompt_ids) >= vocabulary_size:
+            raise RequestRefused(f"the prompt has ids beyond the model's {vocabulary_size} tokens")
+        if num_beams > max_num_seqs:
+            raise RequestRefused(f"num_beams is {num_beams}, but only {max_num_seqs} (max_num_seqs) run at once")
 
 
 class FinishReason(StrEnum):
