@@ -61,14 +61,14 @@ class Llama:
         def norm(module: Any) -> Norm:
             return Norm(module.weight.to(stream), module.variance_epsilon)
 
-        def stacked(*modules: Any, is_fine: bool = True) -> Linear:
+        def stacked(*modules: Any) -> Linear:
             # A few numbers in a gated MLP's rows are far larger than the rest: rows of 8 bits cost 2.5 % of perplexity.
             biases = [module.bias for module in modules]
             return pack(
                 torch.cat([module.weight for module in modules]),
                 None if biases[0] is None else torch.cat(biases),
                 dtype=dtype,
-                is_fine=is_fine,
+                is_fine=True,
             )
 
         def rotated(module: Any) -> Any:
@@ -86,7 +86,7 @@ class Llama:
             for block in trunk.layers
         ]
         self._norm = norm(trunk.norm)
-        self._head = stacked(model.lm_head, is_fine=False)
+        self._head = stacked(model.lm_head)
 
     @staticmethod
     def is_for(model: Any) -> bool:
