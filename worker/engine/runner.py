@@ -7,7 +7,7 @@ replace: one forward pass per chunk, with the model's own cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import structlog
 import torch
@@ -88,7 +88,7 @@ def make_runner(
     if own is not None:
         runner = ragged(own)
         if frees_weights:
-            model.to("meta")
+            cast(Any, model).to("meta")
         return runner
     family = model.config.model_type
     if dtype is not model.dtype:
