@@ -129,7 +129,7 @@ def worker(
     """Run one worker: the process that owns the model and answers what is in the queue, or trains new ones."""
     from personas.settings import load_settings
 
-    modules = {"chat": "worker.process", "training": "trainer.training_worker"}
+    modules = {"chat": "worker.process", "training": "trainer.retraining.training_worker"}
     if queues not in modules:
         raise typer.BadParameter(f"{queues!r}: expected chat or training", param_hint="--queues")
     settings = load_settings(model=model_path, device=device, dtype=dtype, max_num_seqs=max_num_seqs)
@@ -145,7 +145,7 @@ def train(context: typer.Context) -> None:
 @app.command(context_settings=PASSED_ON, hidden=True)
 def retraining(context: typer.Context) -> None:
     """One step of a training job; the training worker runs these in processes of their own."""
-    _pass_on(context, "trainer.retraining", "app")
+    _pass_on(context, "trainer.retraining.steps", "app")
 
 
 @app.command(context_settings=PASSED_ON)

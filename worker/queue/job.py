@@ -35,7 +35,7 @@ class State(StrEnum):
 
 
 ENDS: Final = frozenset({State.PROMOTED, State.REFUSED, State.FAILED, State.CANCELLED, State.COMPARED})
-# What people choose from; `trainer.recipes` says what each does.
+# What people choose from; `trainer.retraining.recipes` says what each does.
 RECIPES: Final = {
     "quick": "one pass over the data, to try things out",
     "standard": "three passes: for a data set of some thousand dialogues",

@@ -16,13 +16,13 @@ from personas.lineage import Lineage
 from personas.registry import Registry, Version
 from personas.settings import Settings
 from trainer.card import read_metrics
-from trainer.dry_run import SPEEDS_FILE, speed_key
 from trainer.formats import read_dialogues
-from trainer.gate import Measured, decide, measure
-from trainer.job_log import RunLog, draw_curve
-from trainer.recipes import Base
-from trainer.samples import PROMPTS, replies, speaker
-from trainer.starting_point import find_base, folder_of, on_original_base
+from trainer.retraining.dry_run import SPEEDS_FILE, speed_key
+from trainer.retraining.gate import Measured, decide, measure
+from trainer.retraining.job_log import RunLog, draw_curve
+from trainer.retraining.recipes import Base
+from trainer.retraining.samples import PROMPTS, replies, speaker
+from trainer.retraining.starting_point import find_base, folder_of, on_original_base
 from worker.loading import load_model
 from worker.queue.job import Order
 

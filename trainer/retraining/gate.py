@@ -15,13 +15,13 @@ from personas.conversation import Role, Turn
 from personas.limits import GateLimits
 from personas.lineage import Figure, Verdict
 from personas.persona import GenerationSettings
-from trainer.data_checks import plain
 from trainer.decode import Asked, decode
 from trainer.formats import Dialogue
-from trainer.general import general_set
 from trainer.measure import Measurements
 from trainer.metrics import repeated
 from trainer.probes import Probe, load_probes
+from trainer.retraining.data_checks import plain
+from trainer.retraining.general import general_set
 from worker.engine.engine import Engine
 from worker.loading import LoadedModel
 

@@ -10,8 +10,8 @@ import pytest
 
 from personas.limits import GateLimits
 from personas.settings import load_settings
-from trainer.gate import Measured, decide, measure
-from trainer.general import general_set
+from trainer.retraining.gate import Measured, decide, measure
+from trainer.retraining.general import general_set
 from worker.loading import load_model
 
 LIMITS = GateLimits()

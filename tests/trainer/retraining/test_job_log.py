@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trainer.job_log import RunLog, draw_curve
+from trainer.retraining.job_log import RunLog, draw_curve
 
 
 def write(path: Path, *steps: int, speed: float = 100.0) -> None:

@@ -19,7 +19,7 @@ from celery.platforms import SecurityWarning
 
 from personas.logs import configure_logging
 from personas.settings import Settings
-from trainer.jobs import Foreman
+from trainer.retraining.jobs import Foreman
 from worker.queue.app import LOOK_TASK, TRAINING_QUEUE, make_app
 from worker.queue.server import running_server
 

@@ -10,10 +10,10 @@ import pytest
 from personas.conversation import Role, Turn
 from personas.limits import DataLimits
 from personas.lineage import Verdict
-from trainer.data_checks import check_data, evenly, with_shuffled_words
 from trainer.formats import Dialogue
-from trainer.general import general_set
 from trainer.measure import Measurements
+from trainer.retraining.data_checks import check_data, evenly, with_shuffled_words
+from trainer.retraining.general import general_set
 from worker.loading import load_model
 
 LIMITS = DataLimits()

@@ -22,12 +22,12 @@ from personas.errors import PersonabotError
 from personas.layout import Layout
 from personas.lineage import Verdict
 from personas.settings import Settings
-from trainer.data_checks import check_data
 from trainer.formats import Dialogue, read_dialogues
-from trainer.general import general_set
 from trainer.measure import Measurements
-from trainer.recipes import Base, configuration
-from trainer.starting_point import find_base
+from trainer.retraining.data_checks import check_data
+from trainer.retraining.general import general_set
+from trainer.retraining.recipes import Base, configuration
+from trainer.retraining.starting_point import find_base
 from worker.loading import load_model
 from worker.queue.job import Order
 

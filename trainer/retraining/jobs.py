@@ -24,8 +24,8 @@ import structlog
 
 from personas.errors import PersonabotError
 from personas.settings import Settings
-from trainer.job_log import RunLog
-from trainer.job_process import (
+from trainer.retraining.job_log import RunLog
+from trainer.retraining.job_process import (
     Budget,
     JobProcess,
     OverBudget,

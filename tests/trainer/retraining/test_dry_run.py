@@ -10,9 +10,9 @@ from personas.conversation import Role, Turn
 from personas.settings import Settings
 from tests.helpers.retraining import NUM_DIALOGUES, write_data
 from trainer.config import load_config
-from trainer.dry_run import NothingToLearn, dry_run, licence_of, line_of, split, write_dialogues
 from trainer.formats import Dialogue, read_dialogues
-from trainer.recipes import RECIPES
+from trainer.retraining.dry_run import NothingToLearn, dry_run, licence_of, line_of, split, write_dialogues
+from trainer.retraining.recipes import RECIPES
 from worker.queue.job import RECIPES as NAMED
 from worker.queue.job import Order
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from personas.checkpoint import Description, read_checkpoint, write_description
-from trainer.starting_point import on_original_base
+from trainer.retraining.starting_point import on_original_base
 
 LAYER = "base_model.model.layers.0.q_proj"
 

@@ -10,7 +10,7 @@ from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry
 from personas.settings import Settings
-from trainer.starting_point import folder_of
+from trainer.retraining.starting_point import folder_of
 from worker.engine.engine import Engine
 from worker.loading import load_model
 from worker.queue.job import Order

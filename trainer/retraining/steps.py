@@ -1,4 +1,4 @@
-"""The steps of a job as commands, for the child processes of `trainer.jobs`: check, judge, compare.
+"""The steps of a job as commands, for the child processes of `trainer.retraining.jobs`: check, judge, compare.
 
 Each reads `order.json` in the job's folder and leaves one JSON file there, whole or not at all.
 """
@@ -21,7 +21,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 @app.command()
 def check(folder: Path) -> None:
     """Do the dry run of the job in FOLDER; what speaks against it is part of the report."""
-    from trainer.dry_run import dry_run
+    from trainer.retraining.dry_run import dry_run
 
     try:
         report = dry_run(folder, _order(folder), load_settings())
@@ -33,7 +33,7 @@ def check(folder: Path) -> None:
 @app.command()
 def judge(folder: Path) -> None:
     """Judge what was trained in FOLDER and promote it if it passes."""
-    from trainer.judging import judge as judged
+    from trainer.retraining.judging import judge as judged
 
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     _leave(folder / "result.json", judged(folder, _order(folder), report, load_settings()))
@@ -42,7 +42,7 @@ def judge(folder: Path) -> None:
 @app.command()
 def compare(folder: Path) -> None:
     """Let the two checkpoints of the order in FOLDER answer the same prompts."""
-    from trainer.samples import compared
+    from trainer.retraining.samples import compared
 
     _leave(folder / "result.json", compared(_order(folder), load_settings()))
 

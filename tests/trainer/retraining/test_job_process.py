@@ -10,7 +10,7 @@ import pytest
 
 from personas.settings import Settings
 from tests.helpers.worker_process import wait_until
-from trainer.job_process import GIB, Budget, JobProcess, StillRunning, Usage, excess, last_words
+from trainer.retraining.job_process import GIB, Budget, JobProcess, StillRunning, Usage, excess, last_words
 
 BUDGET = Budget(memory=2 * GIB, seconds=3600, free_disk=GIB, num_threads=1)
 

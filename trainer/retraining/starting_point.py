@@ -19,7 +19,7 @@ from personas.checkpoint import Checkpoint, Description, is_checkpoint, read_che
 from personas.layout import TEMPLATE_FILE, Layout, load_layout
 from personas.registry import Registry
 from personas.settings import Settings
-from trainer.recipes import Base
+from trainer.retraining.recipes import Base
 from worker.bases import HUB_IDS
 from worker.engine.runner import model_window
 from worker.loading import find_model, load_model, plain_layout, resolve_model
