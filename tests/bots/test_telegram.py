@@ -189,10 +189,12 @@ async def test_regenerate_replaces_the_last_reply_in_place(
     chat = server.private_chat(ann)
     await server.say(chat, ann, "hello")
     await server.until(lambda: server.texts(chat) == ["Ada: You said: hello"])
+    conversation = Conversation("telegram", str(chat.id))
+    await server.until(lambda: services.store.history(conversation)[-1].message_id)  # noted after it was sent
     worker.say = lambda persona, turns: "Something else entirely."
     await server.say(chat, ann, "/regenerate")
     await server.until(lambda: server.texts(chat) == ["Ada: Something else entirely."])
-    history = services.store.history(Conversation("telegram", str(chat.id)))
+    history = services.store.history(conversation)
     assert [turn.text for turn in history] == ["hello", "Something else entirely."]
 
 
