@@ -239,7 +239,11 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="also static and continuous batches of transformers")
     parser.add_argument("--vllm-python", help="the Python of an environment with vLLM; it takes part")
     parser.add_argument("--vllm-dtype", nargs="+", default=["bfloat16"], help="float32, bfloat16 (default)")
-    parser.add_argument("--quick", action="store_true", help="one round of one turn, ours in float32 and bfloat16, against one at a time only")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round of one turn, ours in float32 and bfloat16, against one at a time only",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw throughput and latency (needs matplotlib)")
     flags = parser.parse_args()
