@@ -31,7 +31,7 @@ def test_it_prints_one_json_object_with_both_engines(tiny: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     engines = json.loads(done.stdout)["engines"]
-    assert set(engines) == {BASELINE, *(f"{OURS} {dtype}" for dtype in dtypes_here("all"))}
+    assert set(engines) == {BASELINE, *(f"{OURS} {dtype}" for dtype in dtypes_here("all")[:2])}
     for by_concurrency in engines.values():
         assert set(by_concurrency) == {"1", "16"}
         for own in by_concurrency.values():
