@@ -110,8 +110,8 @@ def test_accumulated_micro_batches_give_the_gradient_of_one_batch(tmp_path: Path
         ]
         batches = bucketed(examples, micro_tokens)
         run.config = run.config.model_copy(update={"max_norm": 1e9, "learning_rate": 0.0})
-        loss, norm = run._step(Optimizer(run.model.named_parameters().items(), run.config), batches)
-        grads.append((len(batches), loss, norm))
+        taken = run._step(Optimizer(run.model.named_parameters().items(), run.config), batches)
+        grads.append((len(batches), taken.loss, taken.norm))
     assert grads[0][0] > grads[1][0] == 1
     assert grads[0][1:] == pytest.approx(grads[1][1:], rel=1e-5)
 
