@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from bots.services import Services
@@ -114,3 +115,7 @@ class Command:
         """The command as a person types it."""
         names = [f"<{option.name}>" if option.is_required else f"[{option.name}]" for option in self.options]
         return " ".join([f"/{self.name}", *names])
+
+
+# Of the machine, not of a conversation: only administrators may call it, and only they see the answer.
+admin_command = partial(Command, permission=Permission.ADMIN, is_private=True)

@@ -8,7 +8,7 @@ from typing import Final
 import redis
 import structlog
 
-from bots.command import Button, Caller, Command, Option, Permission, Response
+from bots.command import Button, Caller, Command, Option, Response, admin_command
 from bots.retrain import YES, suggest_checkpoints
 from bots.services import Services, in_thread
 from personas.errors import PersonabotError
@@ -155,10 +155,10 @@ def _num(jobs: Sequence[Job], *states: State) -> int:
 _NAME = Option("name", "a checkpoint's name", suggest=suggest_checkpoints)
 
 MODEL_COMMANDS: Final[tuple[Command, ...]] = (
-    Command("model list", "which checkpoints there are", list_models, (), Permission.ADMIN, is_private=True),
-    Command("model show", "the versions of a checkpoint", show, (_NAME,), Permission.ADMIN, is_private=True),
-    Command("model use", "serve another checkpoint", use, (_NAME,), Permission.ADMIN, is_private=True),
-    Command(
+    admin_command("model list", "which checkpoints there are", list_models),
+    admin_command("model show", "the versions of a checkpoint", show, (_NAME,)),
+    admin_command("model use", "serve another checkpoint", use, (_NAME,)),
+    admin_command(
         "model promote",
         "make a version current",
         promote,
@@ -166,11 +166,9 @@ MODEL_COMMANDS: Final[tuple[Command, ...]] = (
             Option("version", "NAME@VERSION", suggest=suggest_checkpoints),
             Option("force", "yes: although the gate refused it", is_required=False),
         ),
-        Permission.ADMIN,
-        is_private=True,
     ),
-    Command("model rollback", "go back to the version before", rollback, (_NAME,), Permission.ADMIN, is_private=True),
-    Command(
+    admin_command("model rollback", "go back to the version before", rollback, (_NAME,)),
+    admin_command(
         "model compare",
         "two checkpoints answer the same prompts",
         compare,
@@ -178,8 +176,6 @@ MODEL_COMMANDS: Final[tuple[Command, ...]] = (
             Option("one", "NAME or NAME@VERSION", suggest=suggest_checkpoints),
             Option("other", "NAME or NAME@VERSION", suggest=suggest_checkpoints),
         ),
-        Permission.ADMIN,
-        is_private=True,
     ),
-    Command("status", "who is at work, on what, and what waits", status, (), Permission.ADMIN, is_private=True),
+    admin_command("status", "who is at work, on what, and what waits", status),
 )

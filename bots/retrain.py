@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from bots.command import Attachment, Caller, Command, Option, Permission, Response
+from bots.command import Attachment, Caller, Command, Option, Response, admin_command
 from bots.job_card import card, final_report, line_of
 from bots.persona_commands import suggest_personas
 from bots.services import Services, in_thread
@@ -171,7 +171,7 @@ POLICY: Final = (
 _JOB = Option("job", "the job's id", is_required=False)
 
 RETRAIN_COMMANDS: Final[tuple[Command, ...]] = (
-    Command(
+    admin_command(
         "retrain start",
         "train a new version on a data file",
         start,
@@ -184,19 +184,15 @@ RETRAIN_COMMANDS: Final[tuple[Command, ...]] = (
             Option("persona", "whose own voice it becomes", is_required=False, suggest=suggest_personas),
             Option("force", "yes: promote it whatever the gate says", is_required=False),
         ),
-        Permission.ADMIN,
-        is_private=True,
     ),
-    Command(
+    admin_command(
         "retrain confirm",
         "start what a dry run has shown",
         confirm,
         (Option("job", "the job's id"),),
-        Permission.ADMIN,
-        is_private=True,
     ),
-    Command("retrain status", "how far it is", status, (_JOB,), Permission.ADMIN, is_private=True),
-    Command("retrain cancel", "end a training", cancel, (_JOB,), Permission.ADMIN, is_private=True),
-    Command("retrain list", "jobs and data sets", list_jobs, (), Permission.ADMIN, is_private=True),
-    Command("retrain help", "how to retrain, and with what", show_help, (), Permission.ADMIN, is_private=True),
+    admin_command("retrain status", "how far it is", status, (_JOB,)),
+    admin_command("retrain cancel", "end a training", cancel, (_JOB,)),
+    admin_command("retrain list", "jobs and data sets", list_jobs),
+    admin_command("retrain help", "how to retrain, and with what", show_help),
 )

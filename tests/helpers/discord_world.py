@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +29,7 @@ class Refused(Exception):
         self.status, self.body = status, {"code": code, "message": message, **more}
 
 
-class DiscordWorld:
+class DiscordWorld(ABC):
     """One server and private channels. Tests act through it and look at what the bot has written."""
 
     def __init__(self) -> None:
@@ -136,8 +137,9 @@ class DiscordWorld:
                     async with asyncio.timeout(0.05), self._changed:
                         await self._changed.wait()
 
+    @abstractmethod
     async def _dispatch(self, name: str, data: Object) -> None:
-        raise NotImplementedError
+        """Tell every session of an event; how, knows who speaks the wire's language."""
 
     # --- payloads ---
 
