@@ -1,14 +1,12 @@
-"""The engine: one thread that owns the model and answers many requests at once.
+"""The engine: one thread (`loop.py`) that owns the model and answers many requests at once.
 
-Each turn of its loop reads: schedule, run, sample, publish. Knows neither conversations nor text.
+Each of its steps reads: schedule, run, sample, publish. Knows neither conversations nor text.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
@@ -16,9 +14,10 @@ from transformers import PreTrainedModel
 
 from worker.engine.attempts import Attempts
 from worker.engine.beam import BeamGroup, Continuation
-from worker.engine.errors import DeadlinePassed, EngineError, EngineStopped, GenerationFailed
+from worker.engine.errors import GenerationFailed
+from worker.engine.loop import MAX_GENERATION_S, EngineLoop, Outcome
 from worker.engine.prefix import PrefixCounts
-from worker.engine.request import Chunk, Completion, FinishReason, Request, Sequence
+from worker.engine.request import Chunk, FinishReason, Request, Sequence
 from worker.engine.runner import Runner, TokenTypes, make_runner, model_window
 from worker.engine.sampler import Choice, Sampler, Token
 from worker.engine.scheduler import Scheduler
@@ -31,14 +30,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-MAX_GENERATION_S = 60.0
 NO_FINITE_SCORE = (
     "the model gave no finite score: its weights are damaged, or float16 is too narrow for it (try --dtype float32)"
 )
-Outcome = Completion | EngineError
 
 
-class Engine:
+class Engine(EngineLoop):
     """Generates for up to `max_num_seqs` requests side by side; more wait.
 
     >>> with Engine(model, stop_ids={0}) as engine:
@@ -61,9 +58,13 @@ class Engine:
         frees_weights: bool = False,
         token_types: TokenTypes | None = None,
     ) -> None:
-        self.window = min(window or model_window(model), model_window(model))
+        super().__init__(
+            window=min(window or model_window(model), model_window(model)),
+            stop_ids=stop_ids,
+            max_num_seqs=max_num_seqs,
+            max_generation_s=max_generation_s,
+        )
         device = model.device  # before the runner may free its weights
-        self._stop_ids = frozenset(stop_ids)
         self._runner: Runner = make_runner(
             model,
             max_num_seqs=max_num_seqs,
@@ -81,14 +82,7 @@ class Engine:
         )
         self._attempts = Attempts(self._compute)
         self._searches: dict[Sequence, BeamGroup] = {}
-        self._max_num_seqs = max_num_seqs
-        self._max_generation_s = max_generation_s
         self._threads = threads_for(device, num_threads)
-        # Guards the scheduler and the flags; never held while the model runs or a future's callbacks do.
-        self._changed = threading.Condition()
-        self._is_stopping = False
-        self._is_draining = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     @classmethod
     def for_model(cls, loaded: LoadedModel, **options: Any) -> Self:
@@ -102,40 +96,6 @@ class Engine:
             token_types=None if loaded.layout.token_types(()) is None else loaded.layout.token_types,
             **options,
         )
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def submit(self, request: Request) -> Future[Completion]:
-        """Let `request` wait for its turn. Cancelling the future ends it between two steps."""
-        return self.submit_together([request])[0]
-
-    def submit_together(self, requests: Iterable[Request]) -> list[Future[Completion]]:
-        """Let requests with the same prompt wait: the first computes it, the others take it over from there."""
-        sequences: list[Sequence] = []
-        for request in requests:
-            request.check(self.window, self._runner.vocabulary_size, self._max_num_seqs)
-            sequences.append(Sequence(request, leader=sequences[0] if sequences else None))
-        with self._changed:
-            if self._is_stopping or self._is_draining:
-                raise EngineStopped("the engine is stopped")
-            self._scheduler.add(*sequences)
-            self._changed.notify()
-        return [sequence.future for sequence in sequences]
-
-    def stop(self, *, drain: bool = False, timeout_s: float = MAX_GENERATION_S) -> None:
-        """End the thread: at once, or with `drain` after what was submitted is answered. May be called twice."""
-        with self._changed:
-            self._is_draining = True
-            self._is_stopping |= not drain
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-            with self._changed:
-                self._is_stopping = True
-                self._changed.notify()
-            self._thread.join()
 
     @property
     def num_running(self) -> int:
@@ -157,39 +117,20 @@ class Engine:
         """The number of steps that memory was too short for."""
         return self._attempts.num_out_of_memory
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
+    def _check(self, request: Request) -> None:
+        request.check(self.window, self._runner.vocabulary_size, self._max_num_seqs)
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def _add(self, sequences: list[Sequence]) -> None:
+        self._scheduler.add(*sequences)
+
+    def _everyone(self) -> list[Sequence]:
+        return self._scheduler.everyone()
 
     def _attach(self, sequence: Sequence) -> int:
         assert sequence.slot is not None
         return self._runner.attach(sequence.slot, sequence.ids)
 
-    def _run(self) -> None:
-        try:
-            while self._wait_for_work():
-                self._step()
-            self._end_all(EngineStopped("the engine was stopped before the reply was complete"))
-        except Exception as error:  # a defect of ours: nobody may be left waiting for a thread that is gone
-            log.exception("the engine's thread died")
-            self._end_all(EngineStopped(f"the engine died: {error!r}. Restart the worker."))
-
-    def _wait_for_work(self) -> bool:
-        """Sleep until there is something to compute; return False when it is time to end."""
-        with self._changed:
-            while not self._is_stopping:
-                if self._scheduler.running or self._scheduler.waiting:
-                    return True
-                if self._is_draining:
-                    return False
-                self._changed.wait()
-        return False
-
     def _step(self) -> None:
-        self._end_overdue()
         with self._changed:
             chunks = self._scheduler.schedule()
         now = time.monotonic()
@@ -220,24 +161,6 @@ class Engine:
             elif choice is not None:
                 self._branch(sequence, choice)
 
-    def _append(self, sequence: Sequence, token: Token) -> None:
-        sequence.ids.append(token.id)
-        sequence.log_prob += token.log_prob
-        sequence.first_token_at = sequence.first_token_at or time.monotonic()
-        if token.id in self._stop_ids:
-            self._end(sequence, sequence.completion(FinishReason.STOP))
-            return
-        try:
-            is_heard_out = sequence.request.on_token is not None and sequence.request.on_token(token.id)
-        except Exception as error:  # whoever listens is no part of the engine, and may not end it
-            log.exception("a listener failed")
-            self._end(sequence, GenerationFailed(f"what listened to the reply failed: {error!r}"))
-            return
-        if is_heard_out:
-            self._end(sequence, sequence.completion(FinishReason.HEARD))
-        elif len(sequence.ids) >= sequence.max_tokens(self.window):
-            self._end(sequence, sequence.completion(FinishReason.LENGTH))
-
     def _branch(self, sequence: Sequence, continuations: list[Continuation]) -> None:
         """Go on with a beam search when all of its beams are computed."""
         root = sequence.root or sequence
@@ -255,33 +178,12 @@ class Engine:
         if group.search.is_over:
             self._end(root, group.completion(FinishReason.LENGTH))
 
-    def _end_overdue(self) -> None:
-        """End what was cancelled and what has had its time."""
-        now = time.monotonic()
-        with self._changed:
-            everyone = self._scheduler.everyone()
-        for sequence in everyone:
-            ends = [sequence.deadline or now + 1.0, (sequence.started_at or now) + self._max_generation_s]
-            if sequence.root is None and (sequence.future.cancelled() or min(ends) < now):
-                self._end(sequence, self._so_far(sequence))
-
     def _so_far(self, sequence: Sequence) -> Outcome:
         if sequence in self._searches:
             return self._searches[sequence].completion(FinishReason.TIME)
-        if sequence.num_new_tokens:
-            return sequence.completion(FinishReason.TIME)
-        return DeadlinePassed("the time for this reply was over before its first token")
+        return super()._so_far(sequence)
 
-    def _end_all(self, error: EngineStopped) -> None:
-        with self._changed:
-            self._is_stopping = True
-            everyone = self._scheduler.everyone()
-        for sequence in everyone:
-            if sequence.root is None:
-                self._end(sequence, error)
-
-    def _end(self, sequence: Sequence, outcome: Outcome) -> None:
-        """Free the slots of a request and tell whoever waits, unless they have cancelled."""
+    def _free(self, sequence: Sequence) -> None:
         group = self._searches.pop(sequence, None)
         for member in group.members if group else [sequence]:
             with self._changed:
@@ -289,9 +191,3 @@ class Engine:
                 self._scheduler.finish(member)
             if slot is not None:
                 self._runner.release(slot, member.ids[: member.num_cached_tokens])
-        if not sequence.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, EngineError):
-            sequence.future.set_exception(outcome)
-        else:
-            sequence.future.set_result(outcome)
