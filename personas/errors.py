@@ -6,6 +6,7 @@ PersonabotError
 ├── LayoutError          a layout is unknown, or does not fit its tokenizer
 ├── PersonaFileError     persona files have problems; all of them are listed
 ├── RegistryError        a checkpoint's name or version is unknown, or the registry can't be changed as asked
+│   └── NoEarlierVersion a name has nothing to be rolled back to
 ├── SettingsError        a setting is unknown, or its value is not allowed
 ├── UnknownPersona       nobody in the catalogue has that name
 └── (each room adds its own below this root)
@@ -54,6 +55,10 @@ class RegistryError(PersonabotError):
     """A checkpoint's name or version is unknown, or the registry can't be changed as asked."""
 
     exit_status = 2
+
+
+class NoEarlierVersion(RegistryError):
+    """A name has nothing to be rolled back to."""
 
 
 class SettingsError(PersonabotError):

@@ -109,6 +109,21 @@ class Chosen(_Record):
     at: datetime = Field(default_factory=now)
 
 
+class Voice(_Record):
+    """The name that a persona speaks with, whichever of its versions is current; who said so, and when."""
+
+    persona: str
+    checkpoint: str
+    by: str = ""
+    at: datetime = Field(default_factory=now)
+
+
+class Voices(_Record):
+    """The content of `voices.json`: at most one voice for a persona."""
+
+    voices: tuple[Voice, ...] = ()
+
+
 def read_record(path: Path, kind: type[R]) -> R:
     """Read one of the records above; raises `RegistryError` that says what is wrong with the file."""
     try:

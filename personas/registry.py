@@ -3,6 +3,7 @@
     checkpoints/NAME/0003-1f2e3d4c5b6a/     a version: the checkpoint folder as it was added, and `lineage.json`
     checkpoints/NAME/current.json           the pointer: the promotions that hold, the last one is current
     checkpoints/chosen.json                 the name that is served where none is asked for
+    checkpoints/voices.json                 the personas with a name of their own (see `voices`)
     checkpoints/.leases/                    what running processes use (see `leases`)
 
 A *reference* is NAME (its current version), NAME@VERSION, NAME@3 or NAME@DIGEST. Shipped models are names
@@ -21,7 +22,7 @@ from typing import Any, Final
 from filelock import FileLock
 
 from personas.checkpoint import DESCRIPTION_FILE, file_hashes, is_checkpoint, read_checkpoint, sha256
-from personas.errors import CheckpointError, CheckpointRefused, RegistryError
+from personas.errors import CheckpointError, CheckpointRefused, NoEarlierVersion, RegistryError
 from personas.leases import held_versions
 from personas.lineage import Chosen, Lineage, Pointer, Promotion, now, read_record, write_record
 from personas.settings import Settings
@@ -31,6 +32,7 @@ SHIPPED: Final = "shipped"
 LINEAGE_FILE: Final = "lineage.json"
 POINTER_FILE: Final = "current.json"
 CHOSEN_FILE: Final = "chosen.json"
+VOICES_FILE: Final = "voices.json"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VERSION: Final = re.compile(r"\d{4,9}-[0-9a-f]{12}")
 DEFAULT_KEPT: Final = 5
@@ -187,13 +189,13 @@ class Registry:
         return self.version(version.reference)
 
     def rollback(self, name: str, *, by: str = "") -> Version:
-        """Make the version current that was so before; raises `RegistryError` where there is none."""
+        """Make the version current that was so before; raises `NoEarlierVersion` where there is none."""
         with self._lock(name):
             versions = {each.version: each for each in self.versions(name)}
             pointer = self._pointer(name)
             below = [promotion for promotion in pointer.promotions[:-1] if promotion.version in versions]
             if not pointer.promotions or not (below or SHIPPED in versions):
-                raise RegistryError(f"{name} has no earlier version to go back to.")
+                raise NoEarlierVersion(f"{name} has no earlier version to go back to.")
             target = below[-1].version if below else SHIPPED
             self.verify(f"{name}@{target}")
             undone = pointer.promotions[-1].model_copy(update={"by": by, "at": now()})
@@ -218,8 +220,8 @@ class Registry:
         return version
 
     def stamp(self) -> frozenset[tuple[str, int, int]]:
-        """Return something that differs after a change of what is current or chosen, and is cheap to ask for often."""
-        files = [*self.folder.glob(f"*/{POINTER_FILE}"), *self.folder.glob(CHOSEN_FILE)]
+        """Return something that differs after a change of who is answered by what, and is cheap to ask for often."""
+        files = [*self.folder.glob(f"*/{POINTER_FILE}"), *self.folder.glob(CHOSEN_FILE), *self.folder.glob(VOICES_FILE)]
         return frozenset((str(file), file.stat().st_mtime_ns, file.stat().st_ino) for file in files)
 
     def verify(self, reference: str) -> None:
