@@ -1,6 +1,7 @@
 """Checkpoint versions on another machine: push, pull and follow through fsspec, so that any store it knows will do.
 
 A remote is laid out like the registry's folder. `lineage.json` is written last: a version without it is not there yet.
+With a name that is current go the personas that were given it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any, Final, Self
 import structlog
 
 from personas.errors import CheckpointError, PersonabotError, RegistryError
-from personas.lineage import Lineage, Pointer, Promotion, read_record
-from personas.registry import LINEAGE_FILE, POINTER_FILE, Registry, Version
+from personas.lineage import Lineage, Pointer, Promotion, Voice, Voices, read_record
+from personas.registry import LINEAGE_FILE, POINTER_FILE, VOICES_FILE, Registry, Version
+from personas.voices import give, key_of, read_voices, withdraw
 
 log = structlog.get_logger(__name__)
 
 FOLLOW_S: Final = 15.0
+BY: Final = "remote"  # who promoted here what was promoted there
 
 
 def push(registry: Registry, reference: str, url: str, *, by: str = "") -> Version:
@@ -39,6 +42,7 @@ def push(registry: Registry, reference: str, url: str, *, by: str = "") -> Versi
         if version.is_current:
             pointer = Pointer(promotions=(Promotion(version=version.version, by=by),))
             files.pipe_file(f"{root}/{version.name}/{POINTER_FILE}", pointer.model_dump_json().encode())
+            _push_voices(files, root, version.name, read_voices(registry))
     return version
 
 
@@ -68,14 +72,15 @@ def pull(registry: Registry, reference: str, url: str) -> Version:
 
 
 class Follower:
-    """A thread that makes current here what becomes current at `url`, whatever the name.
+    """A thread that makes current here what becomes current at `url`, whatever the name, and gives voices as there.
 
-    Only a change there is followed: what somebody promotes here stays until then.
+    Only a change there is followed: what somebody promotes or gives here stays until then.
     """
 
     def __init__(self, registry: Registry, url: str, *, pause_s: float = FOLLOW_S) -> None:
         self._registry, self._url, self._pause_s = registry, url, pause_s
         self._seen: dict[str, str] = {}
+        self._voices: dict[str, Voice] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="remote", daemon=True)
 
@@ -89,11 +94,26 @@ class Follower:
         for name, version in current.items():
             try:
                 if self._seen.get(name) != version:
-                    self._registry.promote(pull(self._registry, f"{name}@{version}", self._url).reference, by="remote")
+                    self._registry.promote(pull(self._registry, f"{name}@{version}", self._url).reference, by=BY)
                     self._seen[name] = version
                     log.info("followed the remote", checkpoint=f"{name}@{version}")
             except PersonabotError as error:
                 log.warning("remote checkpoint not taken, trying again", checkpoint=name, error=str(error))
+        try:
+            self._follow(voices_at(self._url))
+        except PersonabotError as error:
+            log.warning("remote voices not taken, trying again", error=str(error))
+
+    def _follow(self, voices: dict[str, Voice]) -> None:
+        """Give what is new there, and take away what came from there and is there no more."""
+        for here in read_voices(self._registry).voices:
+            if here.by == BY and key_of(here.persona) not in voices:
+                withdraw(self._registry, here.persona)
+        for key, voice in voices.items():
+            if self._voices.get(key) != voice:
+                give(self._registry, voice.persona, voice.checkpoint, by=BY)
+                log.info("followed the remote", persona=voice.persona, checkpoint=voice.checkpoint)
+        self._voices = voices
 
     def __enter__(self) -> Self:
         self.look()  # before the first model is loaded
@@ -114,6 +134,28 @@ def currents(url: str) -> dict[str, str]:
     with _filesystem(url) as (files, root):
         pointers = files.glob(f"{root}/*/{POINTER_FILE}")
         return {path.split("/")[-2]: _remote_version(files, path.rpartition("/")[0], "") for path in pointers}
+
+
+def voices_at(url: str) -> dict[str, Voice]:
+    """Return the voices at `url` by the personas' keys."""
+    with _filesystem(url) as (files, root):
+        return {key_of(voice.persona): voice for voice in _remote_voices(files, root).voices}
+
+
+def _push_voices(files: Any, root: str, name: str, here: Voices) -> None:
+    """Let exactly the personas that speak with `name` here do so there; those of other names stay as they are."""
+    own = tuple(voice for voice in here.voices if voice.checkpoint == name)
+    keys = {key_of(voice.persona) for voice in own}
+    there = _remote_voices(files, root)
+    others = (voice for voice in there.voices if voice.checkpoint != name and key_of(voice.persona) not in keys)
+    voices = Voices(voices=(*others, *own))
+    if voices != there:
+        files.pipe_file(f"{root}/{VOICES_FILE}", voices.model_dump_json().encode())
+
+
+def _remote_voices(files: Any, root: str) -> Voices:
+    path = f"{root}/{VOICES_FILE}"
+    return Voices.model_validate_json(files.cat_file(path)) if files.exists(path) else Voices()
 
 
 def _remote_version(files: Any, folder: str, wanted: str) -> str:

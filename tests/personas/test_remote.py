@@ -12,6 +12,7 @@ from personas.errors import CheckpointError, CheckpointRefused, RegistryError
 from personas.lineage import Figure, Lineage, Verdict
 from personas.registry import Registry
 from personas.remote import Follower, pull, push
+from personas.voices import give, given_voices, withdraw
 from tests.helpers.bare_checkpoint import bare_checkpoint
 
 REFUSED = Verdict(figures=(Figure(name="bpb_new", value=2.0, limit=1.5, unit="bits per byte"),))
@@ -134,6 +135,37 @@ def test_a_follower_takes_what_becomes_current_elsewhere_and_nothing_else(
     push(here, "ada", url)
     follower.look()
     assert there.version("ada").reference == one
+
+
+def test_a_follower_gives_voices_as_they_are_given_elsewhere(
+    here: Registry, there: Registry, tmp_path: Path, url: str
+) -> None:
+    reference = here.promote(added(here, tmp_path, "one")).reference
+    for persona in ("Bob", "Eve"):
+        give(here, persona, "ada", by="ann")
+    push(here, reference, url)
+    follower = Follower(there, url)
+    follower.look()
+    assert given_voices(there) == {"bob": "ada", "eve": "ada"}
+    assert there.chosen() is None
+    withdraw(there, "Eve")  # somebody here knows better, until something changes there
+    withdraw(here, "Bob")
+    follower.look()
+    assert given_voices(there) == {"bob": "ada"}
+    push(here, reference, url)
+    Follower(there, url).look()  # after a restart as well
+    assert given_voices(there) == {"eve": "ada"}
+
+
+def test_a_voice_given_here_is_not_taken_away_by_a_store_that_knows_nothing_of_it(
+    here: Registry, there: Registry, tmp_path: Path, url: str
+) -> None:
+    push(here, here.promote(added(here, tmp_path, "one")).reference, url)
+    follower = Follower(there, url)
+    follower.look()
+    give(there, "Bob", "ada", by="ann")
+    follower.look()
+    assert given_voices(there) == {"bob": "ada"}
 
 
 def test_a_follower_outlives_a_store_that_is_away_and_a_damaged_version(
