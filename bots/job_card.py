@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from bots.command import Button
@@ -96,12 +97,21 @@ def _dry_run(job: Job) -> str:
     lines = [
         f"Data: {report['data']}, licence: {report['licence']}",
         f"{report['dialogues']:,} dialogues, {report['turns']:,} turns, {report['tokens']:,} tokens",
+        *_rejected(report),
         f"{report['held_out']:,} dialogues are kept to judge by, {report['left_out']:,} left out (nobody answers)",
         f"From: {report['base']}; {report['train_tokens']:,} tokens to train",
         f"Time: {time}",
         "Start it?",
     ]
     return "\n".join(lines)
+
+
+def _rejected(report: Mapping[str, Any]) -> list[str]:
+    """Return how many lines could not be read, and what is wrong with the first of them."""
+    if not report.get("rejected"):
+        return []
+    first = [f"· {_shortened(said)}" for said in report["first_rejected"]]
+    return [f"{report['rejected']:,} of {report['lines']:,} lines cannot be read and are left out:", *first]
 
 
 def _training(progress: Progress) -> str:

@@ -12,6 +12,9 @@ class _Limits(BaseModel):
 class DataLimits(_Limits):
     """For the dry run: shares of 0 to 1; the two last ones are measured with the present model."""
 
+    max_rejected: float = Field(
+        0.05, ge=0, le=1, description="share of lines that cannot be read; they are left out and shown"
+    )
     max_duplicates: float = Field(
         0.5, ge=0, le=1, description="share of dialogues that were there before, word for word"
     )

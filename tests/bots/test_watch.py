@@ -95,6 +95,17 @@ async def test_one_message_follows_a_job_and_an_adapter_that_was_restarted_goes_
     assert len(paper.sent) == 1
 
 
+async def test_the_dry_run_shows_what_cannot_be_read(services: Services, paper: Paper, jobs: Jobs) -> None:
+    ordered(jobs)
+    checked = jobs.claim("check")
+    assert checked is not None
+    rejected = {"rejected": 2, "lines": 42, "first_rejected": ["line 3: expected one JSON object a line", "line 9: …"]}
+    jobs.move(checked, State.PROPOSED, report=REPORT | rejected)
+    await watch(services, paper).look()
+    [text] = told(paper)
+    assert "2 of 42 lines cannot be read and are left out:\n· line 3: expected one JSON object a line\n· line 9" in text
+
+
 async def test_what_has_not_changed_is_not_edited(services: Services, paper: Paper, jobs: Jobs) -> None:
     training(jobs)
     watching = watch(services, paper)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from trainer.formats.dialogue import Choice, DataError, Dialogue, Reading
+from trainer.formats.dialogue import Choice, DataError, Dialogue, Reading, Rejected
 from trainer.formats.exports import read_telegram, read_whatsapp
 from trainer.formats.files import UNREADABLE, open_text, unreadable
 from trainer.formats.folder import data_files, read_folder
@@ -34,6 +34,7 @@ __all__ = [
     "DataError",
     "Dialogue",
     "Reading",
+    "Rejected",
     "data_files",
     "open_text",
     "passages",
@@ -68,15 +69,21 @@ PROSE = ("corpus", "documents")
 
 
 def read_dialogues(
-    path: Path, format: str | None = None, *, speaker: str = "", split: str = "train"
+    path: Path,
+    format: str | None = None,
+    *,
+    speaker: str = "",
+    split: str = "train",
+    rejected: Rejected | None = None,
 ) -> Iterator[Dialogue]:
     """Yield the dialogues of `path`; the second speaker is the bot, or `speaker` where people have names.
 
     `split` is read of a file that holds several. Dialogues with an unfilled name placeholder are left out.
-    Raise `DataError` for whatever is not as its format says.
+    Raise `DataError` for whatever is not as its format says; with `rejected`, single lines and entries are counted
+    there and left out instead.
     """
     chosen = format or sniff(path)
-    reading = Reading(path, speaker, split)
+    reading = Reading(path, speaker, split, rejected)
     if chosen not in (*PARSERS, "folder"):
         raise DataError(f"{path}: unknown format {chosen!r}. Known: {', '.join((*PARSERS, 'folder'))}.")
     parse = PARSERS.get(chosen) or partial(read_folder, read=_read_file)
@@ -84,14 +91,15 @@ def read_dialogues(
         for dialogue in parse(reading):
             is_unfilled = chosen not in PROSE and any(PLACEHOLDER.search(turn.text) for turn in dialogue.turns)
             if dialogue.turns and not is_unfilled:
-                _check_characters(path, dialogue)
-                yield dialogue
+                with reading.rejecting():
+                    _check_characters(path, dialogue)
+                    yield dialogue
     except UNREADABLE as error:
         raise unreadable(path, error) from error
 
 
 def _read_file(reading: Reading) -> Iterator[Dialogue]:
-    return read_dialogues(reading.path, speaker=reading.speaker, split=reading.split)
+    return read_dialogues(reading.path, speaker=reading.speaker, split=reading.split, rejected=reading.rejected)
 
 
 def _check_characters(path: Path, dialogue: Dialogue) -> None:

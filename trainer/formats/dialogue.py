@@ -1,13 +1,17 @@
-"""The one shape every data file is read into, and what a reader is told beside the path."""
+"""The one shape every data file is read into, what a reader is told beside the path, and what it leaves out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from personas.conversation import Role, Turn
 from personas.errors import PersonabotError
+
+NUM_SHOWN: Final = 3  # rejected lines that are described, the first ones
 
 
 class DataError(PersonabotError):
@@ -45,13 +49,48 @@ class Dialogue:
         return Dialogue(self.partner_facts, turns, self.facts, self.partner_name, self.name, untrained=self.untrained)
 
 
+@dataclass(slots=True)
+class Rejected:
+    """Lines of a file that cannot be read and were left out: how many of how many, and what is wrong with the first."""
+
+    num: int = 0
+    num_lines: int = 0
+    first: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        """The share of lines that were rejected, from 0 to 1."""
+        return self.num / max(self.num_lines, self.num, 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A file and how to read it: `speaker` is whose lines the bot learns, `split` which part of a file with several."""
+    """A file and how to read it: `speaker` is whose lines the bot learns, `split` which part of a file with several.
+
+    With `rejected`, a line that cannot be read is counted there and left out; without, it refuses the whole file.
+    """
 
     path: Path
     speaker: str = ""
     split: str = "train"
+    rejected: Rejected | None = None
+
+    @contextmanager
+    def rejecting(self) -> Iterator[None]:
+        """Leave out what raises `DataError` in the block, where that is wanted."""
+        try:
+            yield
+        except DataError as error:
+            if self.rejected is None:
+                raise
+            self.rejected.num += 1
+            if len(self.rejected.first) < NUM_SHOWN:
+                self.rejected.first.append(str(error).removeprefix(f"{self.path}: "))
+
+    def count(self) -> None:
+        """Count one line, or one entry of a file that has no lines."""
+        if self.rejected is not None:
+            self.rejected.num_lines += 1
 
 
 def turns_of(pairs: Sequence[tuple[int, str]]) -> tuple[Turn, ...]:

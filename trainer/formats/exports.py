@@ -57,7 +57,7 @@ def _telegram_text(text: Any) -> str:
 def read_whatsapp(reading: Reading) -> Iterator[Dialogue]:
     """WhatsApp's exported text, from Android or iOS; notices and left-out media are no lines of anybody's."""
     stamped: list[tuple[tuple[str, ...], str]] = []
-    for number, line in lines(reading.path):
+    for number, line in lines(reading):
         plain = INVISIBLE.sub("", line).replace("\u202f", " ").replace("\u00a0", " ")
         found = STAMP.match(plain)
         if found:
@@ -66,9 +66,10 @@ def read_whatsapp(reading: Reading) -> Iterator[Dialogue]:
             groups, text = stamped.pop()
             stamped.append((groups, f"{text}\n{plain}"))
         elif plain.strip():
-            raise DataError(
-                f"{reading.path}: line {number}: expected '31/12/2023, 21:41 - Name: text', got {line[:40]!r}"
-            )
+            with reading.rejecting():
+                raise DataError(
+                    f"{reading.path}: line {number}: expected '31/12/2023, 21:41 - Name: text', got {line[:40]!r}"
+                )
     order = _order([groups for groups, _ in stamped])
     said: list[Line] = []
     for groups, text in stamped:

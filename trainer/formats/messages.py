@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from personas.conversation import Role, Turn
 from trainer.formats.dialogue import DataError, Dialogue, Reading, turns_of
-from trainer.formats.files import built, json_lines, whole_json
+from trainer.formats.files import dialogues_from, json_lines, whole_json
 
 SPEAKERS = {
     "user": Role.USER,
@@ -32,8 +31,7 @@ def read_messages(reading: Reading) -> Iterator[Dialogue]:
     def build(data: dict[str, Any]) -> Dialogue:
         return _dialogue([(m["role"], _text(m["content"])) for m in data["messages"]])
 
-    for where, data in json_lines(reading.path):
-        yield built(reading.path, where, partial(build, data), MESSAGES)
+    return dialogues_from(reading, json_lines(reading), build, MESSAGES)
 
 
 def read_completion(reading: Reading) -> Iterator[Dialogue]:
@@ -45,8 +43,7 @@ def read_completion(reading: Reading) -> Iterator[Dialogue]:
         num_before = len(_dialogue(prompt).turns)
         return Dialogue(dialogue.facts, dialogue.turns, untrained=frozenset(range(num_before)))
 
-    for where, data in json_lines(reading.path):
-        yield built(reading.path, where, partial(build, data), COMPLETION)
+    return dialogues_from(reading, json_lines(reading), build, COMPLETION)
 
 
 def read_sharegpt(reading: Reading) -> Iterator[Dialogue]:
@@ -55,15 +52,19 @@ def read_sharegpt(reading: Reading) -> Iterator[Dialogue]:
     def build(data: dict[str, Any]) -> Dialogue:
         return _dialogue([(m["from"], _text(m["value"])) for m in data["conversations"]])
 
-    for where, data in json_lines(reading.path):
-        yield built(reading.path, where, partial(build, data), SHAREGPT)
+    return dialogues_from(reading, json_lines(reading), build, SHAREGPT)
 
 
 def read_chitchat(reading: Reading) -> Iterator[Dialogue]:
     """BYU's chit-chat: an object of dialogues, several messages a turn; the second sender is the bot."""
-    data = whole_json(reading.path, "one JSON object of dialogues")
-    if not isinstance(data, dict):
-        raise DataError(f"{reading.path}: expected {CHITCHAT}")
+
+    def entries() -> Iterator[tuple[str, Any]]:
+        data = whole_json(reading.path, "one JSON object of dialogues")
+        if not isinstance(data, dict):
+            raise DataError(f"{reading.path}: expected {CHITCHAT}")
+        for key, entry in data.items():
+            reading.count()
+            yield f"dialogue {key}", entry
 
     def build(entry: dict[str, Any]) -> Dialogue:
         messages = [message for group in entry["messages"] for message in group]
@@ -71,8 +72,7 @@ def read_chitchat(reading: Reading) -> Iterator[Dialogue]:
         pairs = [(1 + min(senders.index(message["sender"]), 1), message["text"]) for message in messages]
         return Dialogue((), turns_of(pairs))
 
-    for key, entry in data.items():
-        yield built(reading.path, f"dialogue {key}", partial(build, entry), CHITCHAT)
+    return dialogues_from(reading, entries(), build, CHITCHAT)
 
 
 def _dialogue(messages: Sequence[tuple[str, str]]) -> Dialogue:

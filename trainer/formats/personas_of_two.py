@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 from trainer.formats.dialogue import Choice, DataError, Dialogue, Reading, strings, turns_of
-from trainer.formats.files import built, json_lines, lines, table, whole_json
+from trainer.formats.files import dialogues_from, json_lines, lines, table, whole_json
 
 SILENCE = "__SILENCE__"
-
-
-def _each(reading: Reading, build: Callable[[dict[str, Any]], Dialogue], shape: str) -> Iterator[Dialogue]:
-    for where, data in json_lines(reading.path):
-        yield built(reading.path, where, partial(build, data), shape)
 
 
 def read_personachat(reading: Reading) -> Iterator[Dialogue]:
@@ -25,7 +19,9 @@ def read_personachat(reading: Reading) -> Iterator[Dialogue]:
         pairs = [(1 + index % 2, text) for index, text in enumerate(strings(data["turns"]))]
         return Dialogue(strings(data.get("p2", ())), turns_of(pairs), strings(data.get("p1", ())))
 
-    return _each(reading, build, '{"p1": [facts], "p2": [facts], "turns": [texts, p1 first]}')
+    return dialogues_from(
+        reading, json_lines(reading), build, '{"p1": [facts], "p2": [facts], "turns": [texts, p1 first]}'
+    )
 
 
 def read_spc(reading: Reading) -> Iterator[Dialogue]:
@@ -35,7 +31,9 @@ def read_spc(reading: Reading) -> Iterator[Dialogue]:
         turns = turns_of([(t["s"], t["t"]) for t in data["turns"]])
         return Dialogue(strings(data["p2"]), turns, strings(data["p1"]))
 
-    return _each(reading, build, '{"p1": [facts], "p2": [facts], "turns": [{"s": 1 or 2, "t": text}]}')
+    return dialogues_from(
+        reading, json_lines(reading), build, '{"p1": [facts], "p2": [facts], "turns": [{"s": 1 or 2, "t": text}]}'
+    )
 
 
 def read_named(reading: Reading) -> Iterator[Dialogue]:
@@ -51,13 +49,14 @@ def read_named(reading: Reading) -> Iterator[Dialogue]:
         turns = turns_of([(t["s"], t["t"]) for t in data["turns"]])
         return Dialogue(facts(two), turns, facts(one), two["name"], one["name"])
 
-    return _each(reading, build, '{"persona1": {"name", "background"}, "persona2": {...}, "turns": [{"s", "t"}]}')
+    shape = '{"persona1": {"name", "background"}, "persona2": {...}, "turns": [{"s", "t"}]}'
+    return dialogues_from(reading, json_lines(reading), build, shape)
 
 
 def read_spc_csv(reading: Reading) -> Iterator[Dialogue]:
     """Synthetic-Persona-Chat as its publisher writes it: both personas and "User 1: ..." lines in one cell each."""
     columns = ("user 1 personas", "user 2 personas", "Best Generated Conversation")
-    for _, row in table(reading.path, columns):
+    for _, row in table(reading, columns):
         found = re.finditer(r"^User (\d): ?(.*)$", row[columns[2]], flags=re.MULTILINE)
         one, two = (tuple(filter(None, map(str.strip, row[name].split("\n")))) for name in columns[:2])
         yield Dialogue(two, turns_of([(int(match[1]), match[2]) for match in found]), one)
@@ -73,30 +72,36 @@ def read_parlai(reading: Reading) -> Iterator[Dialogue]:
     def finished() -> Dialogue:
         return Dialogue(tuple(facts), turns_of(pairs), tuple(partner), choices=tuple(choices))
 
-    for number, line in lines(reading.path):
-        index, _, rest = line.partition(" ")
-        if not line.strip():
-            continue
-        if not index.isdigit():
-            raise DataError(
-                f"{reading.path}: line {number}: expected a line number, a space and text, got {line[:40]!r}"
-            )
+    for index, rest in _numbered(reading):
         if index == "1" and (pairs or facts):
             yield finished()
             facts, partner, pairs, choices = [], [], [], []
+        fields = rest.split("\t")
         if rest.startswith("your persona:"):
             facts.append(rest.removeprefix("your persona:").strip())
         elif rest.startswith("partner's persona:"):
             partner.append(rest.removeprefix("partner's persona:").strip())
         else:
-            fields = rest.split("\t")
-            if len(fields) < 2:
-                raise DataError(f"{reading.path}: line {number}: expected 'their turn<TAB>your turn', found no tab")
             pairs += [(1, "" if fields[0] == SILENCE else fields[0]), (2, fields[1])]
             if len(fields) > 3 and (wrong := _wrong(fields[1], fields[3].split("|"))):
                 choices.append(Choice(fields[1].strip(), wrong))
     if pairs or facts:
         yield finished()
+
+
+def _numbered(reading: Reading) -> Iterator[tuple[str, str]]:
+    """Yield ParlAI's own number and the rest of each line, which is a persona's or has a tab."""
+    for number, line in lines(reading):
+        if not line.strip():
+            continue
+        with reading.rejecting():
+            index, _, rest = line.partition(" ")
+            place = f"{reading.path}: line {number}"
+            if not index.isdigit():
+                raise DataError(f"{place}: expected a line number, a space and text, got {line[:40]!r}")
+            if "\t" not in rest and not rest.startswith(("your persona:", "partner's persona:")):
+                raise DataError(f"{place}: expected 'their turn<TAB>your turn', found no tab")
+            yield index, rest
 
 
 def read_hf_personachat(reading: Reading) -> Iterator[Dialogue]:
@@ -106,8 +111,7 @@ def read_hf_personachat(reading: Reading) -> Iterator[Dialogue]:
     The utterances of an entry are one dialogue: the last one's history and its last candidate, the right reply.
     """
     shape = '{"train": [{"personality": [facts], "utterances": [{"candidates": [..., reply], "history": [...]}]}]}'
-    for where, entry in _entries(reading, shape):
-        yield built(reading.path, where, partial(_merged_utterances, entry), shape)
+    return dialogues_from(reading, _entries(reading, shape), _merged_utterances, shape)
 
 
 def _entries(reading: Reading, shape: str) -> Iterator[tuple[str, Any]]:
@@ -116,7 +120,7 @@ def _entries(reading: Reading, shape: str) -> Iterator[tuple[str, Any]]:
     except DataError as error:
         if "Extra data" not in str(error):
             raise
-        yield from json_lines(reading.path)
+        yield from json_lines(reading)
         return
     if isinstance(data, dict) and "utterances" in data:
         data = [data]
@@ -127,7 +131,9 @@ def _entries(reading: Reading, shape: str) -> Iterator[tuple[str, Any]]:
         data = data[reading.split]
     if not isinstance(data, list):
         raise DataError(f"{reading.path}: expected {shape}")
-    yield from ((f"entry {index}", entry) for index, entry in enumerate(data, 1))
+    for index, entry in enumerate(data, 1):
+        reading.count()
+        yield f"entry {index}", entry
 
 
 def _merged_utterances(entry: dict[str, Any]) -> Dialogue:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from personas.conversation import Role, Turn
 from trainer.formats.dialogue import DataError, Dialogue, Reading
-from trainer.formats.files import json_lines, lines
+from trainer.formats.files import dialogues_from, json_lines, lines
 from trainer.formats.people import Line, dialogues_of
 
 NAMED_LINE = re.compile(r"([^\s:][^:\n]{0,39}):\s+(\S.*)")
@@ -26,7 +27,7 @@ def read_corpus(reading: Reading) -> Iterator[Dialogue]:
     """
     text: list[str] = []
     has_begun = False
-    for _, line in lines(reading.path):
+    for _, line in lines(reading):
         if END_OF_TEXT.fullmatch(line):
             yield from _piece("".join(text), is_last=True)
             text, has_begun = [], False
@@ -42,18 +43,20 @@ def read_corpus(reading: Reading) -> Iterator[Dialogue]:
 
 def read_documents(reading: Reading) -> Iterator[Dialogue]:
     """JSON Lines of `{"text": ...}`, each a text of its own: dreams, e-mails."""
-    for where, data in json_lines(reading.path):
-        text = data.get("text")
-        if not isinstance(text, str):
-            raise DataError(f'{reading.path}: {where}: expected {{"text": text}}')
-        yield from _piece(text, is_last=True)
+
+    def build(data: dict[str, Any]) -> Dialogue:
+        if not isinstance(data["text"], str):
+            raise TypeError(f"expected a text, got {str(data['text'])[:40]!r}")
+        return Dialogue((), _turns(data["text"].rstrip()))
+
+    return dialogues_from(reading, json_lines(reading), build, '{"text": text}')
 
 
 def read_dialogue(reading: Reading) -> Iterator[Dialogue]:
     """Lines of "Name: text"; a line without a name goes on with the one before, an empty one ends the conversation."""
     said: list[Line] = []
     is_first = True
-    for number, line in lines(reading.path):
+    for number, line in lines(reading):
         found = NAMED_LINE.fullmatch(line.strip())
         if found:
             said.append(Line(found[1].strip(), found[2].strip(), is_first))
@@ -64,7 +67,8 @@ def read_dialogue(reading: Reading) -> Iterator[Dialogue]:
             last = said.pop()
             said.append(Line(last.name, f"{last.text}\n{line.strip()}", last.is_first))
         else:
-            raise DataError(f"{reading.path}: line {number}: expected 'Name: text', got {line[:40]!r}")
+            with reading.rejecting():
+                raise DataError(f"{reading.path}: line {number}: expected 'Name: text', got {line[:40]!r}")
     return dialogues_of(said, reading, has_default=True)
 
 
@@ -83,5 +87,9 @@ def passages(text: str) -> list[str]:
 
 
 def _piece(text: str, *, is_last: bool) -> Iterator[Dialogue]:
-    if text.strip():
-        yield Dialogue((), (Turn(Role.BOT, text.rstrip() if is_last else text),))
+    if turns := _turns(text.rstrip() if is_last else text):
+        yield Dialogue((), turns)
+
+
+def _turns(text: str) -> tuple[Turn, ...]:
+    return (Turn(Role.BOT, text),) if text.strip() else ()

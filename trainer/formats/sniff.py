@@ -42,7 +42,7 @@ def sniff(path: Path) -> str:
     if path.is_dir():
         return "folder"
     try:
-        with open_text(path) as file:
+        with open_text(path, errors="replace") as file:
             start = file.read(START_CHARS)
     except UNREADABLE as error:
         raise unreadable(path, error) from error
@@ -53,6 +53,8 @@ def sniff(path: Path) -> str:
     if start.lstrip()[0] == "{" and all(mark in start for mark in DISCORD_MARKS):
         raise DataError(f"{path}: a Discord export: Discord's Developer Policy forbids training on message content")
     found = _json(start) if start.lstrip()[0] in "{[" else _table(start) or _lines(start)
+    if not found and "\n{" in start:  # its first line is broken
+        found = _json(start)
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if not found and suffix.lower() in PROSE_SUFFIXES:
         found = "corpus"
@@ -66,13 +68,12 @@ def sniff(path: Path) -> str:
 
 
 def _json(start: str) -> str | None:
-    first = start.lstrip().partition("\n")[0]
     if TELEGRAM_CHAT.search(start) and ('"messages"' in start or '"chats"' in start):
         return "telegram"
     for name, marks in JSON_MARKS:
         if all(mark in start for mark in marks):
             return name
-    if '"turns": [{' in first or '"turns":[{' in first:
+    if '"turns": [{' in start or '"turns":[{' in start:
         return "spc"
     if '"turns"' in start or '"p1"' in start:
         return "personachat"

@@ -21,7 +21,7 @@ def read_csv(reading: Reading) -> Iterator[Dialogue]:
 
     Older turns stand above newer ones in `context`, or in further columns `context/0`, `context/1`, ..., newest first.
     """
-    for _, row in table(reading.path, ("context", "response")):
+    for _, row in table(reading, ("context", "response")):
         older = [name for name in row if re.fullmatch(r"context(/\d+)?", name)]
         texts = [text for name in reversed(older) for text in _parts(row[name])]
         # Counted back from the response, which is the bot's.
@@ -38,7 +38,7 @@ def read_script(reading: Reading) -> Iterator[Dialogue]:
     """Columns `name` and `line`, in order; another value of a column `scene` or `episode` begins a conversation."""
     said: list[Line] = []
     scene = ""
-    for _, row in table(reading.path, ("name", "line")):
+    for _, row in table(reading, ("name", "line")):
         now = row.get("scene", "") + "\t" + row.get("episode", "")
         if row["name"].strip() and row["line"].strip():
             said.append(Line(row["name"].strip(), row["line"].strip(), is_first=now != scene))
@@ -48,19 +48,20 @@ def read_script(reading: Reading) -> Iterator[Dialogue]:
 
 def read_dialogpt(reading: Reading) -> Iterator[Dialogue]:
     """DialoGPT's TSV: turns joined by EOS, each after its weight; a turn of weight 0 carries no loss."""
-    for number, line in lines(reading.path):
+    for number, line in lines(reading):
         if not line.strip():
             continue
         context, tab, reply = line.partition("\t")
         found = [WEIGHTED.fullmatch(part.strip()) for part in (*context.split(" EOS "), reply)]
         said = [(float(match[1]), match[2].strip()) for match in found if match and match[2].strip()]
-        if not tab or len(said) < len(found):
-            raise DataError(f"{reading.path}: line {number}: expected '{TSV}', got {line[:60]!r}")
         turns = tuple(
             Turn(Role.BOT if index % 2 == 0 else Role.USER, text)
             for index, (_, text) in zip(range(len(said) - 1, -1, -1), said, strict=True)
         )
-        yield Dialogue((), turns, untrained=frozenset(i for i, (weight, _) in enumerate(said) if not weight))
+        with reading.rejecting():
+            if not tab or len(said) < len(found):
+                raise DataError(f"{reading.path}: line {number}: expected '{TSV}', got {line[:60]!r}")
+            yield Dialogue((), turns, untrained=frozenset(i for i, (weight, _) in enumerate(said) if not weight))
 
 
 def _parts(cell: str) -> list[str]:

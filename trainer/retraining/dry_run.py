@@ -20,9 +20,9 @@ from personas.checkpoint import sha256
 from personas.conversation import Role
 from personas.errors import PersonabotError
 from personas.layout import Layout
-from personas.lineage import Verdict
+from personas.lineage import Figure, Verdict
 from personas.settings import Settings
-from trainer.formats import Dialogue, read_dialogues
+from trainer.formats import Dialogue, Rejected, read_dialogues
 from trainer.measure import Measurements
 from trainer.retraining.data_checks import check_data
 from trainer.retraining.general import general_set
@@ -41,6 +41,10 @@ class NothingToLearn(PersonabotError):
     """A data set has too little in it to train on and to judge by."""
 
 
+class TooManyRejected(PersonabotError):
+    """A data file has too many lines that cannot be read; says how many, and what is wrong with the first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """Dialogues to train with and to judge by; equal ones are on the same side. `num_left_out` had no turn to learn."""
@@ -53,7 +57,8 @@ class Split:
 def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
     """Read the data of `order` and write into the job's `folder` what a run needs; return the report."""
     path = settings.data_dir / order.data
-    dialogues = with_persona(list(read_dialogues(path)), order, settings)
+    rejected = Rejected()
+    dialogues = with_persona(readable(path, rejected, settings), order, settings)
     parts = split(dialogues)
     base, layout = find_base(settings, order.base)
     verdict = data_verdict(dialogues, base, settings)
@@ -79,6 +84,9 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         "dialogues": len(dialogues),
         "held_out": len(parts.valid),
         "left_out": parts.num_left_out,
+        "lines": rejected.num_lines,
+        "rejected": rejected.num,
+        "first_rejected": rejected.first,
         "turns": sum(len(dialogue.turns) for dialogue in dialogues),
         "tokens": num_tokens,
         "licence": licence_of(path),
@@ -89,6 +97,15 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         "checks": [str(figure) for figure in verdict.figures],
         "refusal": "; ".join(verdict.reasons),
     }
+
+
+def readable(path: Path, rejected: Rejected, settings: Settings) -> list[Dialogue]:
+    """Return the dialogues of a file without the lines that cannot be read; raises `TooManyRejected` for too many."""
+    dialogues = list(read_dialogues(path, rejected=rejected))
+    figure = Figure(name="rejected lines", value=rejected.share, limit=settings.training_data.max_rejected)
+    if not figure.is_met:
+        raise TooManyRejected("; ".join((str(figure), *rejected.first)))
+    return dialogues
 
 
 def data_verdict(dialogues: Sequence[Dialogue], base: Base, settings: Settings) -> Verdict:

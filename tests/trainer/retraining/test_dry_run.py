@@ -10,8 +10,17 @@ from personas.conversation import Role, Turn
 from personas.settings import Settings
 from tests.helpers.retraining import NUM_DIALOGUES, write_data
 from trainer.config import load_config
-from trainer.formats import Dialogue, read_dialogues
-from trainer.retraining.dry_run import NothingToLearn, dry_run, licence_of, line_of, split, write_dialogues
+from trainer.formats import Dialogue, Rejected, read_dialogues
+from trainer.retraining.dry_run import (
+    NothingToLearn,
+    TooManyRejected,
+    dry_run,
+    licence_of,
+    line_of,
+    readable,
+    split,
+    write_dialogues,
+)
 from trainer.retraining.recipes import RECIPES
 from worker.queue.job import RECIPES as NAMED
 from worker.queue.job import Order
@@ -69,6 +78,36 @@ def test_the_report_says_what_is_there_and_the_configuration_can_be_trained(tmp_
     assert config.base == str(tiny_model)
     assert config.train_tokens == report["train_tokens"] == 2 * report["tokens"]
     assert config.lora is None
+
+
+def broken(path: Path, num_broken: int) -> str:
+    """Break lines of a data set of 40, the way an editor or a full disk does."""
+    lines = write_data(path).read_bytes().splitlines()
+    for number, harm in zip(range(num_broken), (b"", b"\xff", b"[]", b"{}") * 10, strict=False):
+        lines[3 + number] = harm or lines[3 + number][:-20]
+    path.write_bytes(b"\n".join(lines))
+    return f"datasets/{path.name}"
+
+
+def test_lines_that_cannot_be_read_are_left_out_and_shown(tmp_path: Path, tiny_model: Path) -> None:
+    data = broken(tmp_path / "datasets" / "ada.jsonl", 2)
+    settings = Settings(data_dir=tmp_path, device="cpu", training_data={"min_order": 1})
+    folder = tmp_path / "job"
+    folder.mkdir()
+    report = dry_run(folder, Order("ada", data, "quick", base=str(tiny_model)), settings)
+    assert (report["dialogues"], report["rejected"], report["lines"]) == (NUM_DIALOGUES - 2, 2, NUM_DIALOGUES)
+    assert [said[:7] for said in report["first_rejected"]] == ["line 4:", "line 5:"]
+    assert report["refusal"] == ""
+
+
+def test_too_many_lines_that_cannot_be_read_refuse_the_file_with_the_figure(tmp_path: Path) -> None:
+    data = tmp_path / broken(tmp_path / "datasets" / "ada.jsonl", 3)
+    with pytest.raises(
+        TooManyRejected, match=r"rejected lines 0\.075, expected at most 0\.05; line 4: expected one JSON"
+    ):
+        readable(data, Rejected(), Settings(data_dir=tmp_path))
+    lenient = Settings(data_dir=tmp_path, training_data={"max_rejected": 0.1})
+    assert len(readable(data, Rejected(), lenient)) == NUM_DIALOGUES - 3
 
 
 def test_one_line_over_and_over_is_refused_with_the_figure(tmp_path: Path, tiny_model: Path) -> None:
