@@ -1,14 +1,13 @@
 """The pool: every model that this worker has loaded, and which one answers for whom.
 
 One thread loads, beside the models that answer; a request holds its model until it has its reply, so that a swap
-falls between two requests and an old model goes when its last one is done. Knows no queue and no tensors.
+falls between two requests and an old model goes when its last one is done. Who speaks with what is decided in
+`personas.voices`. Knows no queue and no tensors.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,15 +16,17 @@ from typing import Any, Final, Self
 
 import structlog
 
-from personas import leases
 from personas.conversation import Role, Turn
 from personas.errors import PersonabotError
 from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry
 from personas.settings import Settings
+from personas.voices import Given, checkpoint_of
 from worker.engine.errors import DeadlinePassed
+from worker.following import Following
 from worker.loading import Found, earlier_versions, find_model
 from worker.memory import NoRoom, give_back, memory_budget, model_bytes
+from worker.presence import Presence
 from worker.queue.loaded import Board, LoadedState, NoBoard
 from worker.respond import Reply, Responder, start_responder
 
@@ -71,17 +72,16 @@ class ModelPool:
         """`budget` in bytes; None: as the settings say."""
         self._settings = settings
         self._registry = Registry.of(settings)
-        self._board = board or NoBoard()
+        self._presence = Presence(self._registry.folder, board or NoBoard())
         self._budget = memory_budget(settings) if budget is None else budget
         self._idle_s = idle_s
-        self._holder = f"{socket.gethostname()}:{os.getpid()}:{id(self):x}"
         self._changed = threading.Condition()
         self._models: list[Model] = []
         self._serving: dict[str, Model] = {}
         self._wanted: dict[str, None] = {}
         self._failed: dict[str, tuple[float, str]] = {}  # when, and why
         self._is_stopping = False
-        self._stamp = self._registry.stamp()
+        self._following = Following(self._registry, self._presence)
         self._beaten = 0.0
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
 
@@ -93,7 +93,7 @@ class ModelPool:
         except PersonabotError as error:
             self._note_failure(DEFAULT, error)
             if not any(self._is_brought(DEFAULT, each) for each in earlier_versions(wanted, self._registry)):
-                self._release()
+                self._presence.release()
                 raise
         self._beat()
         self._thread.start()
@@ -107,7 +107,7 @@ class ModelPool:
             self._thread.join()
         for model in self._models:
             model.responder.stop()
-        self._release()
+        self._presence.release()
 
     def respond(
         self,
@@ -118,13 +118,14 @@ class ModelPool:
         **options: Any,
     ) -> Reply:
         """Return what `persona` says next, from one model throughout; see `Responder.respond`."""
-        with self._using(persona.checkpoint or DEFAULT, deadline) as responder:
+        with self._using(checkpoint_of(persona, self._following.voices) or DEFAULT, deadline) as responder:
             return responder.respond(persona, turns, settings, deadline, **options)
 
     def loaded(self) -> list[LoadedState]:
         """Return what is loaded, oldest first."""
         with self._changed:
-            return [model.state(r for r, each in self._serving.items() if each is model) for model in self._models]
+            serving = [(name, model) for name, model in self._serving.items() if name not in self._following.former]
+            return [model.state(name for name, each in serving if each is model) for model in self._models]
 
     def __enter__(self) -> Self:
         self.start()
@@ -161,11 +162,15 @@ class ModelPool:
         return reference in self._serving or reference in self._failed or self._is_stopping
 
     def _run(self) -> None:
-        """Load what is wanted, follow what is promoted, let go of what is idle."""
+        """Load what is wanted, follow what is promoted and given, let go of what is idle."""
         while self._wait_for_work():
             try:
-                for reference in self._due():
+                voices = self._following.look()
+                for reference in self._due(voices):
                     self._is_brought(reference)
+                if voices is not None:
+                    self._following.take_over(voices)
+                    self._beat()
                 if self._drop_idle():
                     give_back()
                 if time.monotonic() - self._beaten > BEAT_S:
@@ -178,15 +183,15 @@ class ModelPool:
             self._changed.wait_for(lambda: self._wanted or self._is_stopping, POLL_S)
             return not self._is_stopping
 
-    def _due(self) -> list[str]:
-        """Return the references to resolve anew: all of them after a promotion, else new ones and old failures."""
-        now, stamp = time.monotonic(), self._registry.stamp()
+    def _due(self, voices: Given | None) -> list[str]:
+        """Return the references to resolve anew: after a change all of them and new voices, else what is overdue."""
+        ended = time.monotonic() - RETRY_S
         with self._changed:
             wanted, self._wanted = list(self._wanted), {}
-            if stamp != self._stamp:
-                self._stamp = stamp
-                return list(dict.fromkeys([*self._serving, *self._failed, *wanted]))
-            overdue = [reference for reference, (at, _) in self._failed.items() if now - at > RETRY_S]
+            if voices is not None:
+                return list(dict.fromkeys([*self._serving, *self._failed, *self._following.new_in(voices), *wanted]))
+            former = self._following.former
+            overdue = [name for name, (at, _) in self._failed.items() if at < ended and name not in former]
             return list(dict.fromkeys([*wanted, *overdue]))
 
     def _is_brought(self, reference: str, wanted: str = "") -> bool:
@@ -249,7 +254,7 @@ class ModelPool:
     def _drop_idle(self) -> bool:
         """Let go of what answers for nobody any more and has not for a while; tell whether there was any."""
         ended = time.monotonic() - self._idle_s
-        serving = list(self._serving.values())
+        serving = [model for name, model in self._serving.items() if name not in self._following.former]
         old = [model for model in self._models if model not in serving and model.used_at < ended]
         for model in old:
             self._unload(model)
@@ -275,26 +280,13 @@ class ModelPool:
             self._changed.notify_all()
         if known == str(error):  # tried again in vain
             return
-        log.error("model not loaded, what was there serves on", reference=reference, why=str(error))
-        with contextlib.suppress(Exception):  # a board that is away keeps nobody from answering
-            self._board.failed(reference, str(error))
+        self._presence.failed(reference, str(error))
 
     def _beat(self) -> None:
         """Renew what others know of this pool."""
         self._beaten = time.monotonic()
         self._hold()
-        try:
-            self._board.show(self.loaded())
-        except Exception as error:
-            log.warning("loaded models not shown, trying again", error=repr(error))
+        self._presence.show(self.loaded())
 
     def _hold(self, *found: Found) -> None:
-        references = [each.reference for each in (*(model.found for model in self._models), *found) if each.reference]
-        with contextlib.suppress(OSError):  # a data folder that can't be written: then nobody deletes in it either
-            leases.hold(self._registry.folder, self._holder, references)
-
-    def _release(self) -> None:
-        with contextlib.suppress(OSError):
-            leases.release(self._registry.folder, self._holder)
-        with contextlib.suppress(Exception):
-            self._board.show([])
+        self._presence.hold(each.reference for each in (*(model.found for model in self._models), *found))

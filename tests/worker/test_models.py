@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from personas.leases import held_versions
 from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry, Version
 from personas.settings import Settings
+from personas.voices import give, roll_back, withdraw
 from tests.helpers.tiny_model import tiny_checkpoint
 from tests.helpers.worker_process import PATIENCE_S, wait_until
 from worker import models
@@ -25,9 +27,11 @@ from worker.loading import Found
 from worker.memory import model_bytes
 from worker.models import ModelPool
 from worker.queue.loaded import LoadedState
+from worker.respond import Responder
 
 GREEDY = GenerationSettings(do_sample=False, max_new_tokens=12)
 ADA = Persona(name="Ada", facts=("My name is Ada.",))
+BOB = Persona(name="Bob", facts=("My name is Bob.",))
 HELLO = [Turn(Role.USER, "hello there, how are you?")]
 
 
@@ -297,3 +301,80 @@ def test_a_damaged_choice_costs_nobody_a_reply(pool: ModelPool, registry: Regist
     assert says(pool, ADA.model_copy(update={"checkpoint": "eve"}))[0].startswith("eve@")
     (registry.folder / "chosen.json").unlink()
     assert answering(pool, registry.version("ada"))()
+
+
+def test_who_is_given_a_voice_speaks_with_it_and_nobody_else_does(pool: ModelPool, registry: Registry) -> None:
+    default, voice = registry.version("ada"), registry.version("eve")
+    give(registry, "BOB", "eve")
+    wait_until(answering(pool, voice, BOB), "Bob speaks with his voice")
+    assert answering(pool, default)()
+    assert {state.name: state.serves for state in pool.loaded()} == {"ada": ("",), "eve": ("eve",)}
+    assert answering(pool, default, BOB.model_copy(update={"checkpoint": "ada"}))(), "the file comes first"
+
+
+def test_a_voice_follows_promotions_and_rollbacks_down_to_the_default(
+    pool: ModelPool, registry: Registry, tinies: list[Path]
+) -> None:
+    default, one = registry.version("ada"), registry.version("eve")
+    give(registry, "Bob", "eve")
+    two = registry.promote(registry.add(tinies[1], "eve").reference)
+    wait_until(answering(pool, two, BOB), "the second version of the voice speaks")
+    roll_back(registry, "eve")
+    wait_until(answering(pool, one, BOB), "the first version of the voice speaks")
+    roll_back(registry, "eve")
+    wait_until(answering(pool, default, BOB), "the default speaks")
+    assert answering(pool, default)()
+
+
+def test_until_a_voice_is_loaded_its_persona_speaks_as_before(
+    pool: ModelPool, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voice, is_loading, may_load = registry.version("eve"), threading.Event(), threading.Event()
+    start = models.start_responder
+
+    def start_in_time(*arguments: Any, **options: Any) -> Responder:
+        is_loading.set()
+        may_load.wait(PATIENCE_S)
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(models, "start_responder", start_in_time)
+    give(registry, "Bob", "eve")
+    assert is_loading.wait(PATIENCE_S)
+    assert answering(pool, registry.version("ada"), BOB)()
+    may_load.set()
+    wait_until(answering(pool, voice, BOB), "Bob speaks with his voice")
+
+
+def test_a_voice_that_cannot_be_loaded_leaves_the_default_speaking_and_says_why(
+    pool: ModelPool, registry: Registry, board: Seen
+) -> None:
+    default, voice = registry.version("ada"), registry.version("eve")
+    truncated(voice.folder)
+    give(registry, "Bob", "eve")
+    wait_until(lambda: board.failures, "the failure is published")
+    assert board.failures[0][0] == "eve"
+    assert "damaged" in board.failures[0][1]
+    assert answering(pool, default, BOB)()
+
+
+def test_a_voice_that_was_taken_away_is_let_go(settings: Settings, registry: Registry, board: Seen) -> None:
+    default, voice = registry.version("ada"), registry.version("eve")
+    give(registry, "Bob", "eve")
+    with ModelPool(settings, board=board, idle_s=0) as pool:
+        assert [state.name for state in pool.loaded()] == ["ada"], "a voice is loaded when somebody talks to it"
+        assert answering(pool, voice, BOB)()
+        withdraw(registry, "Bob")
+        wait_until(answering(pool, default, BOB), "Bob speaks with the default")
+        wait_until(lambda: [state.name for state in pool.loaded()] == ["ada"], "the voice is gone")
+
+
+def test_a_damaged_list_of_voices_costs_nobody_a_reply(pool: ModelPool, registry: Registry, board: Seen) -> None:
+    voice = registry.version("eve")
+    give(registry, "Bob", "eve")
+    wait_until(answering(pool, voice, BOB), "Bob speaks with his voice")
+    (registry.folder / "voices.json").write_text("{")
+    wait_until(lambda: board.failures, "the failure is published")
+    assert board.failures[0][0] == "voices.json"
+    assert answering(pool, voice, BOB)()
+    (registry.folder / "voices.json").unlink()
+    wait_until(answering(pool, registry.version("ada"), BOB), "the default speaks")
