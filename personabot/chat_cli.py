@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from personabot import chat_cmd
-from personabot.cli import Device, Dtype, ModelPath
+from personabot.cli import Device, Dtype, Engine, ModelPath
 from personas.presets import PRESETS
 from personas.presets import preset as preset_named
 from personas.settings import load_generation, load_settings
@@ -50,6 +50,7 @@ def chat(
     min_new_tokens: Annotated[int | None, typer.Option(help="The shortest reply, in tokens.")] = None,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
 ) -> None:
     """Talk to a persona in the terminal, through a pipe, or from a file of prompts."""
     sampling = {
@@ -73,7 +74,8 @@ def chat(
     }
     if is_continued and prompt_file is None:
         raise typer.BadParameter("--continue needs --prompt-file")
-    settings, generation = load_settings(model=model_path, device=device, dtype=dtype), load_generation(**sampling)
+    settings = load_settings(model=model_path, device=device, dtype=dtype, engine=engine)
+    generation = load_generation(**sampling)
     if preset is not None:
         generation = generation.over(preset_named(preset))
     chat_cmd.chat(settings, chat_cmd.ChatOptions(persona or "", prompt_file, output_file, is_continued, generation))

@@ -54,6 +54,7 @@ ModelPath = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default=False)]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16, bfloat16 or int8.", show_default=False)]
+Engine = Annotated[str | None, typer.Option(help="personabot or vllm: what computes replies.", show_default=False)]
 
 
 @app.callback(invoke_without_command=True)
@@ -83,12 +84,12 @@ def options(
 
 
 @app.command()
-def up(model_path: ModelPath = None, device: Device = None, dtype: Dtype = None) -> None:
+def up(model_path: ModelPath = None, device: Device = None, dtype: Dtype = None, engine: Engine = None) -> None:
     """Start everything on this machine: queue, worker, and an adapter for every token; without one, a chat here."""
     from personabot.up import run_everything
     from personas.settings import load_settings
 
-    run_everything(load_settings(model=model_path, device=device, dtype=dtype))
+    run_everything(load_settings(model=model_path, device=device, dtype=dtype, engine=engine))
 
 
 @app.command(context_settings=PASSED_ON)
@@ -123,6 +124,7 @@ def worker(
     model_path: ModelPath = None,
     device: Device = None,
     dtype: Dtype = None,
+    engine: Engine = None,
     max_num_seqs: Annotated[int | None, typer.Option(help="How many replies are generated side by side.")] = None,
     queues: Annotated[str, typer.Option(help="chat, or training: one worker serves one of them.")] = "chat",
 ) -> None:
@@ -132,7 +134,7 @@ def worker(
     modules = {"chat": "worker.process", "training": "trainer.retraining.training_worker"}
     if queues not in modules:
         raise typer.BadParameter(f"{queues!r}: expected chat or training", param_hint="--queues")
-    settings = load_settings(model=model_path, device=device, dtype=dtype, max_num_seqs=max_num_seqs)
+    settings = load_settings(model=model_path, device=device, dtype=dtype, engine=engine, max_num_seqs=max_num_seqs)
     importlib.import_module(modules[queues]).run(settings)
 
 

@@ -62,8 +62,13 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 def worker_arguments(settings: Settings) -> list[str]:
     """Return the worker's command line: what flags may have said goes on; the rest it reads itself."""
-    flags = {"--model-path": settings.model, "--device": settings.device, "--dtype": settings.dtype}
-    given = {flag: value for flag, value in flags.items() if value not in ("", "auto")}
+    flags = {
+        "--model-path": settings.model,
+        "--device": settings.device,
+        "--dtype": settings.dtype,
+        "--engine": settings.engine,
+    }
+    given = {flag: value for flag, value in flags.items() if value not in ("", "auto", "personabot")}
     return ["worker", *(word for pair in given.items() for word in pair)]
 
 

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16", "int8"] = Field(
         "auto", description="auto, float32, float16, bfloat16 or int8 (CPU)"
     )
+    engine: Literal["personabot", "vllm"] = Field(
+        "personabot", description="what computes replies: personabot (its own engine), or vllm where that is installed"
+    )
     personas_dir: Path | None = Field(None, description="a folder with your own persona files beside the catalogue")
     default_persona: str = Field("", description="who speaks where nobody was chosen; empty: the catalogue's first")
     discord_token: SecretStr | None = Field(None, description="the token of your Discord bot")
@@ -107,8 +110,16 @@ class Settings(BaseSettings):
     training_memory_gb: float = Field(
         0.0, ge=0, description="memory a training may use; 0: four fifths of what is free"
     )
+    training_gpu_share: float = Field(
+        0.0, ge=0, le=1, description="share of the GPU's memory a training may take; 0: four fifths of what is free"
+    )
     training_hours: float = Field(24.0, gt=0, description="computing time a training may take, in hours")
     training_free_disk_gb: float = Field(1.0, ge=0, description="disk space that a training must leave free, in GB")
+    training_track: str = Field(
+        "",
+        pattern=r"^\s*((tensorboard|comet|wandb)\s*(,\s*|$))*$",
+        description="where a training's curves go besides the chat: tensorboard, comet, wandb, between commas",
+    )
     model_memory_gb: float = Field(
         0.0, ge=0, description="memory that loaded models may take together; 0: half of what is free at the start"
     )
@@ -139,6 +150,11 @@ class Settings(BaseSettings):
     def admin_ids(self) -> frozenset[str]:
         """The administrators, each as "platform:id"."""
         return frozenset(word.strip() for word in self.admins.split(",") if word.strip())
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers of a retraining's curves."""
+        return tuple(word.strip() for word in self.training_track.split(",") if word.strip())
 
     def shown(self) -> dict[str, Any]:
         """Return the settings as they may be logged: secrets are only said to be set."""

@@ -15,8 +15,8 @@ from personas.conversation import Turn
 from personas.layout import Layout
 from personas.persona import GenerationSettings
 from worker import wording
-from worker.engine.engine import Engine
 from worker.engine.errors import EngineError
+from worker.engine.loop import EngineLoop
 from worker.engine.request import Completion, Ids, Request, SamplingParams
 from worker.ranking import Candidate, Ranker, best
 from worker.streaming import TextStream, final_text
@@ -80,7 +80,7 @@ class Task:
 
 
 def generate(
-    engine: Engine, layout: Layout, ids: Ids, turns: Sequence[Turn], task: Task, ranker: Ranker | None = None
+    engine: EngineLoop, layout: Layout, ids: Ids, turns: Sequence[Turn], task: Task, ranker: Ranker | None = None
 ) -> tuple[Completion, str]:
     """Return the reply to say after `turns`, whose prompt is `ids`, and its text; raises the engine's errors.
 

@@ -15,8 +15,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from personas.errors import SettingsError
-from worker.engine.engine import Engine
 from worker.engine.errors import EngineError
+from worker.engine.loop import EngineLoop
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
@@ -66,9 +66,9 @@ class Engines(Collector):
     """What the living engines hold at the moment, by the name of their model; engines of one name count together."""
 
     def __init__(self) -> None:
-        self._names: weakref.WeakKeyDictionary[Engine, str] = weakref.WeakKeyDictionary()
+        self._names: weakref.WeakKeyDictionary[EngineLoop, str] = weakref.WeakKeyDictionary()
 
-    def watch(self, engine: Engine, name: str) -> None:
+    def watch(self, engine: EngineLoop, name: str) -> None:
         """Show `engine` until it is gone."""
         self._names[engine] = name
 
@@ -81,7 +81,7 @@ class Engines(Collector):
             "personabot_prefix_reused_tokens", "Of these, tokens that the cache held already", labels=["model"]
         )
         short = CounterMetricFamily("personabot_out_of_memory", "Steps that memory was too short for", labels=["model"])
-        by_name: dict[str, list[Engine]] = {}
+        by_name: dict[str, list[EngineLoop]] = {}
         for engine, name in list(self._names.items()):
             by_name.setdefault(name, []).append(engine)
         for name, engines in by_name.items():

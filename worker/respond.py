@@ -19,7 +19,9 @@ from personas.settings import Settings
 from worker import metrics
 from worker.engine.engine import Engine
 from worker.engine.errors import DeadlinePassed, EngineError
+from worker.engine.loop import EngineLoop
 from worker.engine.request import Completion, FinishReason, Ids, SamplingParams
+from worker.engine.vllm_engine import VllmEngine
 from worker.generate import Task, generate
 from worker.loading import LoadedModel, load_model
 from worker.ranking import Ranker
@@ -58,7 +60,7 @@ class Responder:
     def __init__(
         self,
         loaded: LoadedModel,
-        engine: Engine,
+        engine: EngineLoop,
         *,
         defaults: GenerationSettings | None = None,
         ranker: Ranker | None = None,
@@ -168,13 +170,20 @@ def _retried(params: SamplingParams, attempt: int) -> SamplingParams:
     return replace(params, seed=seed, do_sample=True, num_beams=1, min_new_tokens=min_new_tokens)
 
 
+def make_engine(loaded: LoadedModel, settings: Settings) -> EngineLoop:
+    """Return the engine that `settings` name, for a model whose own weights it may free."""
+    if settings.engine == "vllm":
+        return VllmEngine.for_model(loaded, max_num_seqs=settings.max_num_seqs)
+    return Engine.for_model(
+        loaded, max_num_seqs=settings.max_num_seqs, num_threads=settings.num_threads or None, frees_weights=True
+    )
+
+
 def start_responder(settings: Settings, *, model: str = "") -> Responder:
     """Load `model`, or the one that `settings` name, and start an engine for it."""
     registry = Registry.of(settings)
     loaded = load_model(model or settings.model, device=settings.device, dtype=settings.dtype, registry=registry)
-    engine = Engine.for_model(
-        loaded, max_num_seqs=settings.max_num_seqs, num_threads=settings.num_threads or None, frees_weights=True
-    )
+    engine = make_engine(loaded, settings)
     metrics.ENGINES.watch(engine, loaded.name)
     engine.start()
     return Responder(loaded, engine, defaults=settings.generation)
