@@ -98,6 +98,7 @@ def _dry_run(job: Job) -> str:
         f"Data: {report['data']}, licence: {report['licence']}",
         f"{report['dialogues']:,} dialogues, {report['turns']:,} turns, {report['tokens']:,} tokens",
         *_rejected(report),
+        *_prose(report),
         f"{report['held_out']:,} dialogues are kept to judge by, {report['left_out']:,} left out (nobody answers)",
         f"From: {report['base']}; {report['train_tokens']:,} tokens to train",
         f"Time: {time}",
@@ -112,6 +113,12 @@ def _rejected(report: Mapping[str, Any]) -> list[str]:
         return []
     first = [f"· {_shortened(said)}" for said in report["first_rejected"]]
     return [f"{report['rejected']:,} of {report['lines']:,} lines cannot be read and are left out:", *first]
+
+
+def _prose(report: Mapping[str, Any]) -> list[str]:
+    """Return what becomes of a text that is no dialogue, and what it will not do."""
+    said = ["Prose: each passage of it becomes a turn of the bot's."] if report.get("passages") else []
+    return [*said, *filter(None, [report.get("caution")])]
 
 
 def _training(progress: Progress) -> str:
@@ -143,7 +150,7 @@ def _end(job: Job) -> str:
 
 def _use(job: Job) -> str:
     if job.order.persona:
-        return f"speaks as {job.order.persona} once that persona's file says checkpoint: {job.order.name}"
+        return f"speaks as {job.order.persona} from the next message on, and as nobody else"
     return "serves the next message"
 
 

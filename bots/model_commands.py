@@ -1,7 +1,11 @@
-"""The commands about checkpoints: what there is, what is served, and going from one to another. Administrators only."""
+"""The commands about checkpoints: what there is, who speaks with what, and going from one to another.
+
+Administrators only. What they mean is the registry's affair, and of `personas.voices`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -9,10 +13,13 @@ import redis
 import structlog
 
 from bots.command import Button, Caller, Command, Option, Response, admin_command
+from bots.persona_commands import suggest_personas
 from bots.retrain import YES, suggest_checkpoints
 from bots.services import Services, in_thread
-from personas.errors import PersonabotError
+from personas.errors import PersonabotError, UnknownPersona
+from personas.persona import Persona
 from personas.registry import Registry, Version
+from personas.voices import caution, give, given_voices, roll_back, speakers, withdraw
 from worker.queue.job import Job, Order, State
 from worker.queue.keys import QUEUED, WORKERS
 from worker.queue.loaded import LoadedState, load_errors, loaded_models
@@ -23,8 +30,9 @@ MAX_LISTED: Final = 20
 
 
 async def list_models(services: Services, _caller: Caller, _arguments: Mapping[str, str]) -> Response:
-    """Show every name with its current version."""
-    return Response(await in_thread(_list, services.workshop.registry), is_private=True)
+    """Show every name with its current version and the personas that speak with it."""
+    registry = services.workshop.registry
+    return Response(await in_thread(_list, registry, await in_thread(_speakers, services)), is_private=True)
 
 
 async def show(services: Services, _caller: Caller, arguments: Mapping[str, str]) -> Response:
@@ -38,8 +46,32 @@ async def show(services: Services, _caller: Caller, arguments: Mapping[str, str]
 
 
 async def use(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
-    """Let a name be served wherever none is asked for."""
-    return await _changed(services.workshop.registry.choose, arguments["name"], caller, "is served from now on")
+    """Let a name be served wherever none is asked for, or by one persona alone: then it is that one's voice."""
+    registry, wanted = services.workshop.registry, arguments.get("persona", "").strip()
+    if not wanted:
+        return await _changed(registry.choose, arguments["name"], caller, "is served from now on")
+    try:
+        persona = services.catalogue.get(wanted)
+    except UnknownPersona as error:
+        return Response(str(error), is_private=True)
+
+    def given(name: str, *, by: str) -> Version:
+        return give(registry, persona.name, name, by=by)
+
+    return await _changed(given, arguments["name"], caller, f"speaks as {persona.name} from now on{_but(persona)}")
+
+
+async def unvoice(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
+    """Take a persona's voice away: it speaks with the default again."""
+    wanted = arguments["persona"].strip()
+    with contextlib.suppress(UnknownPersona):  # of one that has left the catalogue a voice may be left
+        wanted = services.catalogue.get(wanted).name
+    try:
+        voice = await in_thread(withdraw, services.workshop.registry, wanted)
+    except PersonabotError as error:
+        return Response(str(error), is_private=True)
+    log.info("voice taken away", persona=voice.persona, checkpoint=voice.checkpoint, by=caller.user)
+    return Response(f"{voice.persona} no longer speaks with {voice.checkpoint}.", is_private=True)
 
 
 async def promote(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
@@ -54,25 +86,32 @@ async def promote(services: Services, caller: Caller, arguments: Mapping[str, st
 
 
 async def rollback(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
-    """Go back to the version before the current one."""
-    registry = services.workshop.registry
-    return await _changed(registry.rollback, arguments["name"], caller, "is current again")
+    """Go back to the version before the current one; of a voice's first version to the default."""
+    name = arguments["name"].strip()
+    try:
+        said = await in_thread(roll_back, services.workshop.registry, name, by=caller.user)
+    except PersonabotError as error:
+        return Response(str(error), is_private=True)
+    log.info("checkpoint rolled back", checkpoint=name, by=caller.user)
+    return Response(f"{said}.", is_private=True)
 
 
 async def compare(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
-    """Let two checkpoints answer the same prompts; a training worker does it."""
+    """Let two checkpoints answer the same prompts, as whoever speaks with one of them; a training worker does it."""
     one, other = arguments["one"].strip(), arguments["other"].strip()
     registry = services.workshop.registry
     try:
         named = [(await in_thread(registry.version, reference)).reference for reference in (one, other)]
     except PersonabotError as error:
         return Response(str(error), is_private=True)
+    speaking = await in_thread(_speakers, services)
     order = Order(
         "compare",
         "",
         "",
         base=named[0],
         other=named[1],
+        persona=next((who for name in named for who in speaking.get(name.partition("@")[0], [])), ""),
         by=caller.user,
         by_name=caller.author_name,
         conversation=str(caller.conversation),
@@ -86,9 +125,11 @@ async def status(services: Services, _caller: Caller, _arguments: Mapping[str, s
     num_workers = await services.redis.zcard(WORKERS)
     waiting = await services.redis.zcard(QUEUED)
     jobs = await in_thread(services.workshop.jobs.open)
+    speaking = await in_thread(_speakers, services)
     lines = [
         f"Workers: {num_workers}",
-        *await in_thread(_loaded, services.workshop.jobs.redis),
+        *await in_thread(_loaded, services.workshop.jobs.redis, speaking),
+        *_voices(speaking),
         f"Conversations that wait: {waiting}",
         f"Training: {_num(jobs, State.TRAINING, State.JUDGING)} running, {_num(jobs, State.QUEUED)} queued, "
         f"{_num(jobs, State.CHECKING, State.PROPOSED)} not confirmed",
@@ -96,14 +137,43 @@ async def status(services: Services, _caller: Caller, _arguments: Mapping[str, s
     return Response("\n".join(lines), is_private=True)
 
 
-def _list(registry: Registry) -> str:
+def _speakers(services: Services) -> dict[str, list[str]]:
+    """Return the personas that speak with a checkpoint of their own, by its reference."""
+    personas: dict[str, list[str]] = {}
+    everybody = [entry.persona for entry in services.catalogue]
+    try:
+        given = given_voices(services.workshop.registry)
+    except PersonabotError as error:  # workers report it, too: /status shows that
+        log.warning("voices not readable", error=str(error))
+        given = {}
+    for persona, reference in speakers(everybody, given).items():
+        personas.setdefault(reference, []).append(persona)
+    return personas
+
+
+def _voices(speaking: Mapping[str, Sequence[str]]) -> list[str]:
+    """Say in a line who speaks with what; none where all speak with the default."""
+    said = [f"{persona} with {name}" for name, personas in speaking.items() for persona in personas]
+    more = f" and {len(said) - MAX_LISTED} more" if len(said) > MAX_LISTED else ""
+    return [f"Voices: {', '.join(said[:MAX_LISTED])}{more}"] if said else []
+
+
+def _but(persona: Persona) -> str:
+    """Say what keeps a persona from speaking with its voice."""
+    if not persona.checkpoint:
+        return ""
+    return f", once the line checkpoint: {persona.checkpoint} is gone from the persona's file: that comes first"
+
+
+def _list(registry: Registry, speaking: Mapping[str, Sequence[str]]) -> str:
     chosen = registry.chosen()
     lines = []
     for name in registry.names()[:MAX_LISTED]:
         versions = registry.versions(name)
         current = next((version.version for version in versions if version.is_current), "nothing current")
         mark = "▸" if name == chosen else "•"
-        lines.append(f"{mark} {name}: {current} ({len(versions)} version{'s' if len(versions) > 1 else ''})")
+        speaks = f", speaks as {', '.join(personas)}" if (personas := speaking.get(name)) else ""
+        lines.append(f"{mark} {name}: {current} ({len(versions)} version{'s' if len(versions) > 1 else ''}){speaks}")
     return "\n".join(lines or ["No checkpoints yet."])
 
 
@@ -120,10 +190,10 @@ def _line(version: Version) -> str:
     return ", ".join(said)
 
 
-def _loaded(client: redis.Redis) -> list[str]:
+def _loaded(client: redis.Redis, speaking: Mapping[str, Sequence[str]]) -> list[str]:
     """Say what each worker has in memory, and what it failed to load."""
     lines = [
-        f"• {worker}: {model.reference or model.name} ({model.digest}) for {_served(model)}"
+        f"• {worker}: {model.reference or model.name} ({model.digest}) for {_served(model, speaking)}"
         for worker, models in loaded_models(client).items()
         for model in models
     ]
@@ -132,9 +202,9 @@ def _loaded(client: redis.Redis) -> list[str]:
     ]
 
 
-def _served(model: LoadedState) -> str:
-    names = ["everybody" if name == "" else name for name in model.serves]
-    return ", ".join(names) or "nobody now"
+def _served(model: LoadedState, speaking: Mapping[str, Sequence[str]]) -> str:
+    names = [["everybody"] if name == "" else speaking.get(name, [name]) for name in model.serves]
+    return ", ".join(each for group in names for each in group) or "nobody now"
 
 
 async def _changed(change: Callable[..., Version], reference: str, caller: Caller, how: str) -> Response:
@@ -145,7 +215,8 @@ async def _changed(change: Callable[..., Version], reference: str, caller: Calle
         return Response(str(error), is_private=True)
     log.info("checkpoint changed", version=version.reference, by=caller.user, change=change.__name__)
     undo = (Button("Undo", "model rollback", version.name),) if change.__name__ == "promoted" else ()
-    return Response(f"{version.reference} {how}.", buttons=(undo,) if undo else (), is_private=True)
+    warning = f"\n{caution(version)}" if change.__name__ == "given" and caution(version) else ""
+    return Response(f"{version.reference} {how}.{warning}", buttons=(undo,) if undo else (), is_private=True)
 
 
 def _num(jobs: Sequence[Job], *states: State) -> int:
@@ -157,7 +228,18 @@ _NAME = Option("name", "a checkpoint's name", suggest=suggest_checkpoints)
 MODEL_COMMANDS: Final[tuple[Command, ...]] = (
     admin_command("model list", "which checkpoints there are", list_models),
     admin_command("model show", "the versions of a checkpoint", show, (_NAME,)),
-    admin_command("model use", "serve another checkpoint", use, (_NAME,)),
+    admin_command(
+        "model use",
+        "serve another checkpoint, to everybody or as one persona's voice",
+        use,
+        (_NAME, Option("persona", "whose voice it becomes", is_required=False, suggest=suggest_personas)),
+    ),
+    admin_command(
+        "model unvoice",
+        "let a persona speak with the default again",
+        unvoice,
+        (Option("persona", "the persona's name", suggest=suggest_personas),),
+    ),
     admin_command(
         "model promote",
         "make a version current",

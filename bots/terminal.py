@@ -220,7 +220,9 @@ COMMANDS = {
     "reset": Command(Chat.reset, "forget this conversation and begin a new one"),
     "settings": Command(Chat.change_settings, "show or change how replies are sampled", "[NAME VALUE]"),
     "retrain": Command(partial(Chat.ask_workshop, name="retrain"), "train a new version", "start|status|cancel|list"),
-    "model": Command(partial(Chat.ask_workshop, name="model"), "checkpoints", "list|show|use|promote|rollback|compare"),
+    "model": Command(
+        partial(Chat.ask_workshop, name="model"), "checkpoints", "list|show|use|unvoice|promote|rollback|compare"
+    ),
     "status": Command(partial(Chat.ask_workshop, name="status"), "who is at work, on what, and what waits"),
     "help": Command(Chat.show_help, "show this list"),
     "quit": Command(Chat.quit, "leave (also Ctrl-D)"),

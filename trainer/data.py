@@ -50,10 +50,11 @@ class Corpus:
 
     def in_passages(self) -> Corpus:
         """Return it with prose cut into turns of somebody who speaks, for layouts of dialogue."""
-        return replace(self, dialogues=tuple(part for dialogue in self.dialogues for part in _spoken(dialogue)))
+        return replace(self, dialogues=tuple(part for dialogue in self.dialogues for part in spoken(dialogue)))
 
 
-def _spoken(dialogue: Dialogue) -> list[Dialogue]:
+def spoken(dialogue: Dialogue) -> list[Dialogue]:
+    """Return prose as turns of somebody who speaks, a passage each; a dialogue comes back as it is."""
     is_prose = len(dialogue.turns) == 1 and dialogue.turns[0].role is Role.BOT and not dialogue.facts
     if not is_prose:
         return [dialogue]

@@ -22,12 +22,14 @@ from personas.errors import PersonabotError
 from personas.layout import Layout
 from personas.lineage import Figure, Verdict
 from personas.settings import Settings
+from personas.voices import CORPUS_CAUTION
+from trainer.data import spoken
 from trainer.formats import Dialogue, Rejected, read_dialogues
 from trainer.measure import Measurements
 from trainer.retraining.data_checks import check_data
 from trainer.retraining.general import general_set
 from trainer.retraining.recipes import Base, configuration
-from trainer.retraining.starting_point import find_base
+from trainer.retraining.starting_point import find_base, voice_of
 from worker.loading import load_model
 from worker.queue.job import Order
 
@@ -58,9 +60,11 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
     """Read the data of `order` and write into the job's `folder` what a run needs; return the report."""
     path = settings.data_dir / order.data
     rejected = Rejected()
-    dialogues = with_persona(readable(path, rejected, settings), order, settings)
+    base, layout = find_base(settings, order.base or voice_of(order, settings))
+    read = readable(path, rejected, settings)
+    told = read if layout.name == "corpus" else [part for dialogue in read for part in spoken(dialogue)]
+    dialogues = with_persona(told, order, settings)
     parts = split(dialogues)
-    base, layout = find_base(settings, order.base)
     verdict = data_verdict(dialogues, base, settings)
     num_tokens = count_tokens(parts.train, layout)
     (folder / "data").mkdir(exist_ok=True)
@@ -82,6 +86,8 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         "data": path.name,
         "sha256": sha256(path),
         "dialogues": len(dialogues),
+        "passages": len(told) if len(told) > len(read) else 0,
+        "caution": CORPUS_CAUTION if order.persona and layout.name == "corpus" else "",
         "held_out": len(parts.valid),
         "left_out": parts.num_left_out,
         "lines": rejected.num_lines,

@@ -15,6 +15,7 @@ from personas.checkpoint import is_checkpoint, read_checkpoint
 from personas.lineage import Lineage
 from personas.registry import Registry, Version
 from personas.settings import Settings
+from personas.voices import give, obstacle
 from trainer.card import read_metrics
 from trainer.formats import read_dialogues
 from trainer.retraining.dry_run import SPEEDS_FILE, speed_key
@@ -41,18 +42,18 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
     }
     verdict = decide(measured["after"], measured["before"], settings.gate)
     registry.record(version.reference, verdict=verdict)
-    is_promoted = verdict.is_accepted or order.is_forced
+    # Asked again, since others may have begun to speak with that name meanwhile; no force overrules it.
+    why_not = obstacle(settings, order.name, order.persona)
+    is_promoted = (verdict.is_accepted or order.is_forced) and not why_not
     if is_promoted:
-        registry.promote(version.reference, by=order.by, is_forced=order.is_forced)
-        if not order.persona:  # a voice is asked for by its persona's file
-            registry.choose(order.name, by=order.by)
+        _serve(registry, version, order)
     persona = speaker(settings, order.persona)
     return {
         "version": version.reference,
         "digest": version.digest,
         "is_promoted": is_promoted,
         "is_forced": is_promoted and not verdict.is_accepted,
-        "reason": "; ".join(verdict.reasons),
+        "reason": "; ".join(filter(None, (*verdict.reasons, why_not))),
         "prompts": list(PROMPTS),
         **{
             side: {**figures(measured[side]), "replies": replies(model, persona, settings)}
@@ -64,6 +65,15 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
 def figures(measured: Measured) -> dict[str, float]:
     """Return what the gate measured, without what was said."""
     return {name: value for name, value in asdict(measured).items() if name != "smoke"}
+
+
+def _serve(registry: Registry, version: Version, order: Order) -> None:
+    """Let the version speak: for its persona alone where it is a voice, else for everybody without one."""
+    registry.promote(version.reference, by=order.by, is_forced=order.is_forced)
+    if order.persona:
+        give(registry, order.persona, version.name, by=order.by)
+    else:
+        registry.choose(version.name, by=order.by)
 
 
 def _registered(registry: Registry, folder: Path, order: Order, report: dict[str, Any], base: Base) -> Version:

@@ -15,14 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from personas.catalogue import load_catalogue
 from personas.checkpoint import Checkpoint, Description, is_checkpoint, read_checkpoint, write_description
 from personas.layout import TEMPLATE_FILE, Layout, load_layout
 from personas.registry import Registry
 from personas.settings import Settings
+from personas.voices import checkpoint_of, given_voices
 from trainer.retraining.recipes import Base
 from worker.bases import HUB_IDS
 from worker.engine.runner import model_window
 from worker.loading import find_model, load_model, plain_layout, resolve_model
+from worker.queue.job import Order
 
 LAYOUT_FILES: Final = ("layout.json", "tokenizer.json", TEMPLATE_FILE)
 
@@ -34,6 +37,14 @@ def find_base(settings: Settings, reference: str = "") -> tuple[Base, Layout]:
     if isinstance(found.place, Path) and is_checkpoint(found.place):
         return _ours(read_checkpoint(found.place), found.reference or str(found.place), settings)
     return _plain(reference or settings.model)
+
+
+def voice_of(order: Order, settings: Settings) -> str:
+    """Return what the order's persona speaks with now, which its new voice goes on from; "" for the default."""
+    if not order.persona:
+        return ""
+    persona = load_catalogue(settings.personas_dir).get(order.persona)
+    return checkpoint_of(persona, given_voices(Registry.of(settings)))
 
 
 def folder_of(registry: Registry, reference: str) -> Path | None:

@@ -21,10 +21,13 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 @app.command()
 def check(folder: Path) -> None:
     """Do the dry run of the job in FOLDER; what speaks against it is part of the report."""
+    from personas.voices import obstacle
     from trainer.retraining.dry_run import dry_run
 
+    order, settings = _order(folder), load_settings()
     try:
-        report = dry_run(folder, _order(folder), load_settings())
+        why_not = obstacle(settings, order.name, order.persona)
+        report = {"refusal": why_not} if why_not else dry_run(folder, order, settings)
     except PersonabotError as error:
         report = {"refusal": str(error)}
     _leave(folder / "report.json", report)
