@@ -27,10 +27,11 @@ def card(job: Job, num_ahead: int = 0) -> tuple[str, Rows]:
             return f"{_title(job)}\nQueued: {ahead}.", ((cancel,),)
         case State.TRAINING:
             said = "Cancelling: saving what is there." if job.wants_cancel else _training(job.progress)
-            return f"{_title(job)}\n{said}", () if job.wants_cancel else ((cancel,),)
+            return f"{_title(job)}\n{said}{_curves(job)}", () if job.wants_cancel else ((cancel,),)
         case State.JUDGING:
-            return f"{_title(job)}\nTrained ({job.progress.step} steps). Judging it against the present model.", ()
-    return f"{_title(job)}\n{_end(job)}", ()
+            said = f"Trained ({job.progress.step} steps). Judging it against the present model."
+            return f"{_title(job)}\n{said}{_curves(job)}", ()
+    return f"{_title(job)}\n{_end(job)}{_curves(job)}", ()
 
 
 def final_report(job: Job) -> str:
@@ -129,6 +130,12 @@ def _training(progress: Progress) -> str:
         f"{bar(progress.share)} {progress.share:.0%}\n"
         f"step {progress.step:,}, loss {progress.loss:.3f}, {progress.tokens_per_s:,.0f} tokens/s{left}"
     )
+
+
+def _curves(job: Job) -> str:
+    """Return where the trackers show the run's curves: an address, or a place in the data folder."""
+    places = [url or f"training/jobs/{job.id}/run/{name}" for name, url in job.progress.experiments.items()]
+    return "".join(f"\nCurves: {place}" for place in places)
 
 
 def _end(job: Job) -> str:

@@ -21,13 +21,12 @@ from personas.registry import Registry
 from personas.settings import Settings
 from worker.queue.app import make_app, send_look_task
 from worker.queue.connection import connect
-from worker.queue.job import Job, Order
+from worker.queue.job import UPLOADS, Job, Order
 from worker.queue.jobs import Jobs
 from worker.queue.publish import ATTEMPT_S
 
 log = structlog.get_logger(__name__)
 
-UPLOADS: Final = "uploads"
 DATASETS: Final = "datasets"
 ELSEWHERE: Final = f"Put it into {DATASETS}/ in the data folder, and name it with data=FILE."
 # What the trainer's formats are in; `.gz` behind any of them.

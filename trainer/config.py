@@ -104,6 +104,9 @@ class TrainConfig(_Strict):
     valid_dialogues: int = Field(50, ge=1)
     valid_micro_tokens: int = Field(8192, ge=64, description="padded tokens of a forward pass over validation data")
     patience: int | None = Field(None, ge=1, description="stop after so many looks without lower bits per byte")
+    gpu_share: float | None = Field(
+        None, ge=0, le=1, description="share of the GPU's memory the run may take; 0: four fifths of what is free then"
+    )
     gradient_checkpointing: bool = Field(False, description="compute activations twice to hold fewer of them")
     generation: GenerationSettings = GenerationSettings()
 

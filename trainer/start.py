@@ -17,6 +17,7 @@ from trainer.ranking import load_head
 
 # A pass over more than this many dialogues is not counted but estimated from so many of them.
 MAX_COUNTED = 2000
+SHARE_OF_FREE_MEMORY = 0.8
 # With fewer replies the same few would stand beside every right one.
 MIN_REPLIES = 50
 
@@ -26,8 +27,30 @@ def choose_device(name: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
+def limit_memory(device: torch.device, share: float | None) -> None:
+    """Keep this process to a share of the GPU's memory, so that who answers people there keeps the rest.
+
+    Beyond it torch raises `OutOfMemoryError`. On a CPU, or where `share` is None, nothing is limited.
+    """
+    if share is None or device.type != "cuda":
+        return
+    place = device.index if device.index is not None else torch.cuda.current_device()
+    free, total = torch.cuda.mem_get_info(place)
+    torch.cuda.set_per_process_memory_fraction(memory_share(share, free, total), place)
+
+
+def memory_share(asked: float, free: int, total: int) -> float:
+    """Return the share of `total` bytes that may be taken: as asked, or for 0 four fifths of what is free.
+
+    >>> memory_share(0.0, 50, 100), memory_share(0.25, 50, 100)
+    (0.4, 0.25)
+    """
+    return asked or SHARE_OF_FREE_MEMORY * free / total
+
+
 def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> TrainingModel:
     """Build the model from scratch or from its base, with the second head where there are candidates."""
+    limit_memory(device, config.gpu_share)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     model = (

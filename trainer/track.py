@@ -1,7 +1,8 @@
 """Where a run's figures go besides `log.jsonl`: TensorBoard, Comet, Weights & Biases, imported only when asked for.
 
-A tracker is an adapter of a few lines. Its experiment key is kept in the run's folder, so that a resumed run goes on
-in the same experiment and `personabot report` can name it. Comet and W&B record offline where no API key is set.
+A tracker is an adapter of a few lines. Its experiment's key and address are kept in the run's folder, so that a resumed
+run goes on in the same experiment, and `personabot report` and a retraining's message can name it. Comet and W&B record
+offline where no API key is set.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,9 +25,10 @@ class TrackerError(PersonabotError):
 
 
 class Tracker(Protocol):
-    """Takes figures by name and step. `key` names the experiment."""
+    """Takes figures by name and step. `key` names the experiment; `url` is where it can be seen, "" for one on disk."""
 
     key: str
+    url: str
 
     def log(self, figures: Mapping[str, float], step: int) -> None: ...
 
@@ -38,7 +41,7 @@ class TensorBoard:
     def __init__(self, folder: Path, key: str, name: str, config: Mapping[str, Any], step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.key = "tensorboard"
+        self.key, self.url = "tensorboard", ""
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step or None)
         if not key:
             self._writer.add_text("config", f"    {json.dumps(config, indent=2)}".replace("\n", "\n    "))
@@ -78,6 +81,7 @@ class Comet:
             ),
         )
         self.key = str(self._experiment.get_key())
+        self.url = str(self._experiment.url or "") if is_online else ""
         self._experiment.log_parameters(dict(config))
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -93,6 +97,7 @@ class WandB:
     def __init__(self, folder: Path, key: str, name: str, config: Mapping[str, Any], step: int) -> None:
         import wandb
 
+        is_online = bool(os.environ.get("WANDB_API_KEY"))
         self._run: Any = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             dir=str(folder),
@@ -100,12 +105,13 @@ class WandB:
             id=key or None,
             resume="allow",
             config=dict(config),
-            mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
+            mode="online" if is_online else "offline",
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, x_disable_stats=True, save_code=False
             ),
         )
         self.key = str(self._run.id)
+        self.url = str(self._run.url or "") if is_online else ""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self._run.log(dict(figures), step=step)
@@ -119,7 +125,16 @@ TRACKERS: dict[str, Callable[[Path, str, str, Mapping[str, Any], int], Tracker]]
     "comet": Comet,
     "wandb": WandB,
 }
-PACKAGES = {"tensorboard": "tensorboard", "comet_ml": "comet", "wandb": "wandb"}
+PACKAGES = {"tensorboard": "tensorboard", "comet": "comet_ml", "wandb": "wandb"}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise `TrackerError` where one is unknown or not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise TrackerError(f"track: there is no tracker {name!r}. Known: {', '.join(TRACKERS)}.")
+        if find_spec(PACKAGES[name]) is None:
+            raise TrackerError(f"track: {name} is not installed. Install it: pip install 'personabot[{name}]'")
 
 
 class Tracking:
@@ -136,25 +151,17 @@ class Tracking:
 
         Raises `TrackerError` where one is unknown or not installed, before any of them has begun.
         """
-        for unknown in set(names) - TRACKERS.keys():
-            raise TrackerError(f"track: there is no tracker {unknown!r}. Known: {', '.join(TRACKERS)}.")
+        check_trackers(names)
         keys = read_keys(folder)
         started: dict[str, Tracker] = {}
         for tracker in names:
             try:
                 started[tracker] = TRACKERS[tracker](folder, keys.get(tracker, ""), name, config, step)
-            except ModuleNotFoundError as error:
-                extra = PACKAGES.get((error.name or "").partition(".")[0])
-                if extra is None:
-                    raise
-                raise TrackerError(
-                    f"track: {tracker} is not installed. Install it: pip install 'personabot[{extra}]'"
-                ) from error
             except Exception as error:  # a refused key, no network: each package has an error class of its own
                 raise TrackerError(f"track: {tracker} did not start: {error}") from error
         if started:
-            keys |= {tracker: one.key for tracker, one in started.items()}
-            (folder / TRACKERS_FILE).write_text(json.dumps(keys, indent=2) + "\n", encoding="utf-8")
+            known = _read(folder) | {tracker: {"key": one.key, "url": one.url} for tracker, one in started.items()}
+            (folder / TRACKERS_FILE).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
         return cls(started)
 
     def log(self, entry: Mapping[str, Any]) -> None:
@@ -176,6 +183,15 @@ class Tracking:
 
 def read_keys(folder: Path) -> dict[str, str]:
     """Return the experiment keys that a run's folder remembers, by tracker."""
+    return {tracker: experiment["key"] for tracker, experiment in _read(folder).items()}
+
+
+def read_addresses(folder: Path) -> dict[str, str]:
+    """Return where a run's experiments can be seen, by tracker; "" for one that is only in the run's folder."""
+    return {tracker: experiment["url"] for tracker, experiment in _read(folder).items()}
+
+
+def _read(folder: Path) -> dict[str, dict[str, str]]:
     path = folder / TRACKERS_FILE
-    keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return keys
+    known: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return known

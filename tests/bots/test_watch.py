@@ -106,6 +106,19 @@ async def test_the_dry_run_shows_what_cannot_be_read(services: Services, paper: 
     assert "2 of 42 lines cannot be read and are left out:\n· line 3: expected one JSON object a line\n· line 9" in text
 
 
+async def test_where_trackers_show_the_curves_is_told_to_the_end(services: Services, paper: Paper, jobs: Jobs) -> None:
+    job = training(jobs)
+    watching = watch(services, paper)
+    experiments = {"comet": "https://www.comet.com/ann/k", "tensorboard": ""}
+    jobs.beat(job, Progress(12, 5000, 10000, 2.345, 1500.0, 150.0, experiments))
+    await watching.look()
+    jobs.move(job, State.FAILED, reason="out of memory")
+    await watching.look()
+    curves = f"\nCurves: https://www.comet.com/ann/k\nCurves: training/jobs/{job.id}/run/tensorboard"
+    assert told(paper)[0].endswith(f"2 min left{curves}")
+    assert paper.edited[-1][1].endswith(f"Failed: out of memory{curves}")
+
+
 async def test_what_has_not_changed_is_not_edited(services: Services, paper: Paper, jobs: Jobs) -> None:
     training(jobs)
     watching = watch(services, paper)

@@ -26,7 +26,7 @@ def run(tmp_path: Path) -> Path:
     steps = [{"step": n, "tokens": 100 * n, "loss": 5 - n / 10, "tokens_per_s": 900.0} for n in range(1, 31)]
     looks = [{"step": n, "valid": "held.txt", "bpb": 2 - n / 100} for n in (10, 20, 30)]
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (*steps, *looks)))
-    (folder / "trackers.json").write_text('{"comet": "abc123"}')
+    (folder / "trackers.json").write_text('{"comet": {"key": "abc123", "url": ""}}')
     (folder / "train.toml").write_text('name = "<mine>"\n')
     write_metrics(
         folder / "checkpoint", {"evaluation": {"held.txt": EVALUATION}, "probe": {"names": 0.9, "facts": 0.7}}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.track import TrackerError, Tracking, read_keys
+from trainer.track import TrackerError, Tracking, read_addresses, read_keys
 
 STEP = {"step": 3, "tokens": 900, "loss": 2.5, "note": "not a figure"}
 LOOK = {"step": 3, "valid": "valid.txt", "ppl_word": 20.5}
@@ -60,6 +60,7 @@ def test_wandb_without_a_key_writes_an_offline_run(tmp_path: Path) -> None:
     (record,) = tmp_path.glob(f"wandb/offline-run-*/run-{read_keys(tmp_path)['wandb']}.wandb")
     # The package's own process writes the records, maybe after `finish` has returned.
     assert record.read_bytes().startswith(b":W&B")
+    assert read_addresses(tmp_path) == {"wandb": ""}
 
 
 def test_a_tracker_that_is_not_installed_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

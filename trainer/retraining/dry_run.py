@@ -30,6 +30,7 @@ from trainer.retraining.data_checks import check_data
 from trainer.retraining.general import general_set
 from trainer.retraining.recipes import Base, configuration
 from trainer.retraining.starting_point import find_base, voice_of
+from trainer.track import check_trackers
 from worker.loading import load_model
 from worker.queue.job import Order
 
@@ -58,6 +59,7 @@ class Split:
 
 def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
     """Read the data of `order` and write into the job's `folder` what a run needs; return the report."""
+    check_trackers(settings.trackers)
     path = settings.data_dir / order.data
     rejected = Rejected()
     base, layout = find_base(settings, order.base or voice_of(order, settings))
@@ -77,7 +79,7 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         train=folder / "data" / "train.jsonl",
         valid=folder / "data" / "valid.jsonl",
         num_tokens=num_tokens,
-        device=settings.device,
+        settings=settings,
     )
     (folder / "config.toml").write_text(
         tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8"

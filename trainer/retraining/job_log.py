@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from trainer.track import read_addresses
 from worker.queue.job import Progress
 
 NUM_RECENT: Final = 20  # steps whose mean is shown as the speed
@@ -21,6 +22,7 @@ class RunLog:
     total_tokens: int = 0
     steps: dict[int, dict[str, Any]] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    experiments: dict[str, str] = field(default_factory=dict)
     _offset: int = 0
 
     def read(self) -> None:
@@ -34,6 +36,7 @@ class RunLog:
         self._offset += end
         for line in data[:end].splitlines():
             self._add(json.loads(line))
+        self.experiments = self.experiments or read_addresses(self.path.parent)
 
     def progress(self) -> Progress:
         """Return how far the run is."""
@@ -49,6 +52,7 @@ class RunLog:
             loss=newest["loss"],
             tokens_per_s=round(speed, 1),
             seconds_left=left / speed if speed else None,
+            experiments=self.experiments,
         )
 
     def speed(self) -> float:

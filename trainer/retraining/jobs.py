@@ -35,6 +35,7 @@ from trainer.retraining.job_process import (
     free_disk,
     last_words,
 )
+from trainer.retraining.uploads import forget
 from worker.queue.connection import connect
 from worker.queue.job import Job, State
 from worker.queue.jobs import JobLost, Jobs
@@ -117,6 +118,7 @@ class Foreman:
             if failure := self._failure(work, job):
                 state, values = failure
                 self._move(job, state, **values)
+            forget(self._settings.data_dir, job.order)
         except Interrupted:
             log.info("job interrupted", job=job.id)
             with contextlib.suppress(redis.RedisError):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from personas.persona import GenerationSettings
+from personas.settings import Settings
 from trainer.config import TrainConfig
 
 # From here on an adapter is trained instead of all weights: less memory, and less is forgotten.
@@ -52,9 +53,9 @@ class Base:
 
 
 def configuration(
-    name: str, recipe_name: str, base: Base, *, train: Path, valid: Path, num_tokens: int, device: str
+    name: str, recipe_name: str, base: Base, *, train: Path, valid: Path, num_tokens: int, settings: Settings
 ) -> TrainConfig:
-    """Return the run's configuration for data of `num_tokens` tokens."""
+    """Return the run's configuration for data of `num_tokens` tokens; device and trackers are those of `settings`."""
     recipe = RECIPES[recipe_name]
     sides = 2 if recipe.both_sides else 1
     train_tokens = max(int(min(recipe.passes * num_tokens * sides, recipe.most_tokens)), 1)
@@ -73,7 +74,9 @@ def configuration(
         "micro_tokens": min(batch_tokens, 2048),
         "learning_rate": recipe.adapter_rate if base.is_large else recipe.rate,
         "save_minutes": SAVE_MINUTES,
-        "device": device if device != "mps" else "cpu",
+        "device": settings.device if settings.device != "mps" else "cpu",
+        "gpu_share": settings.training_gpu_share,
+        "track": settings.trackers,
         "generation": base.generation.model_dump(exclude_none=True),
     }
     return TrainConfig.model_validate(options)

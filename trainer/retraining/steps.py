@@ -18,6 +18,15 @@ from worker.queue.job import Order
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
+@app.callback()
+def limited() -> None:
+    """Do one step of a retraining job, within its share of the GPU's memory."""
+    from trainer.start import choose_device, limit_memory
+
+    settings = load_settings()
+    limit_memory(choose_device(settings.device), settings.training_gpu_share)
+
+
 @app.command()
 def check(folder: Path) -> None:
     """Do the dry run of the job in FOLDER; what speaks against it is part of the report."""

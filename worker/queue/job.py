@@ -10,6 +10,8 @@ from typing import Any, Final, Self
 
 from personas.conversation import Conversation
 
+UPLOADS: Final = "uploads"  # the folder, below the data folder, in which attachments wait to be read
+
 
 class State(StrEnum):
     """A job's life: checking, proposed (waits for a confirmation), queued, training, judging, and an end.
@@ -71,7 +73,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far the training is; `loss` is the newest, in nats per token; `seconds_left` is None where unknown."""
+    """How far the training is; `loss` is the newest, in nats per token; `seconds_left` is None where unknown.
+
+    `experiments` are the trackers that the curves go to, each with its address, or "" for files in the run's folder.
+    """
 
     step: int = 0
     tokens: int = 0
@@ -79,6 +84,7 @@ class Progress:
     loss: float = 0.0
     tokens_per_s: float = 0.0
     seconds_left: float | None = None
+    experiments: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def share(self) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from personas.conversation import Role, Turn
 from personas.settings import Settings
 from tests.helpers.retraining import NUM_DIALOGUES, write_data
-from trainer.config import load_config
+from trainer.config import TrainConfig, load_config
 from trainer.formats import Dialogue, Rejected, read_dialogues
 from trainer.retraining.dry_run import (
     NothingToLearn,
@@ -21,7 +23,8 @@ from trainer.retraining.dry_run import (
     split,
     write_dialogues,
 )
-from trainer.retraining.recipes import RECIPES
+from trainer.retraining.recipes import RECIPES, Base, configuration
+from trainer.track import TrackerError
 from worker.queue.job import RECIPES as NAMED
 from worker.queue.job import Order
 
@@ -78,6 +81,27 @@ def test_the_report_says_what_is_there_and_the_configuration_can_be_trained(tmp_
     assert config.base == str(tiny_model)
     assert config.train_tokens == report["train_tokens"] == 2 * report["tokens"]
     assert config.lora is None
+
+
+def test_trackers_and_the_share_of_a_gpu_are_those_of_the_settings(tmp_path: Path) -> None:
+    base = Base("tiny@1", "models/tiny", "persona", 256, 1000)
+
+    def configured(**settings: Any) -> TrainConfig:
+        files = {"train": tmp_path / "train.jsonl", "valid": tmp_path / "valid.jsonl"}
+        return configuration("ada", "quick", base, **files, num_tokens=1000, settings=Settings(**settings))
+
+    assert (configured().track, configured().gpu_share) == ((), 0.0)
+    chosen = configured(training_track="tensorboard, wandb", training_gpu_share=0.25)
+    assert (chosen.track, chosen.gpu_share) == (("tensorboard", "wandb"), 0.25)
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "comet_ml", None)
+    data = write_data(tmp_path / "datasets" / "ada.jsonl").relative_to(tmp_path)
+    with pytest.raises(TrackerError, match=r"pip install 'personabot\[comet\]'"):
+        dry_run(tmp_path, Order("ada", str(data), "quick"), Settings(data_dir=tmp_path, training_track="comet"))
 
 
 def broken(path: Path, num_broken: int) -> str:

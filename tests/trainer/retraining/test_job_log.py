@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from trainer.retraining.job_log import RunLog, draw_curve
+from trainer.track import TRACKERS_FILE
 
 
 def write(path: Path, *steps: int, speed: float = 100.0) -> None:
@@ -37,6 +38,15 @@ def test_a_line_that_is_being_written_waits_and_steps_done_again_replace_what_fo
     assert sorted(log.steps) == [1, 2, 3]
     assert log.seconds() == 4.0
     assert log.progress().step == 3
+
+
+def test_the_experiments_of_trackers_are_told_with_the_progress(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "log.jsonl", total_tokens=1000)
+    write(log.path, 1)
+    known = {"comet": {"key": "k", "url": "https://www.comet.com/ann/k"}, "tensorboard": {"key": "t", "url": ""}}
+    (tmp_path / TRACKERS_FILE).write_text(json.dumps(known))
+    log.read()
+    assert log.progress().experiments == {"comet": "https://www.comet.com/ann/k", "tensorboard": ""}
 
 
 def test_the_curve_is_a_picture(tmp_path: Path) -> None:
