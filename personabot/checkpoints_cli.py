@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +14,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from personas.catalogue import Catalogue, load_catalogue
+from personas.errors import CheckpointError, PersonabotError
 from personas.leases import held_versions
 from personas.registry import DEFAULT_KEPT, Registry, Version
+from personas.voices import caution, give, read_voices, roll_back
+from personas.voices import withdraw as taken_away
 
 app = typer.Typer(
-    help="List, promote and roll back trained models. NAME is its current version; NAME@3 or NAME@DIGEST is another.",
+    help="List, promote and roll back trained models, for everybody or as one persona's voice. NAME is its current "
+    "version; NAME@3 or NAME@DIGEST is another.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,8 +46,9 @@ def list_checkpoints(
     registry = _registry()
     versions = [version for each in ([name] if name else registry.names()) for version in registry.versions(each)]
     held = held_versions(registry.folder)
+    speaking = _speakers(registry)
     if is_json:
-        _print_json([_described(version, held) for version in versions])
+        _print_json([_described(version, held, speaking) for version in versions])
         return
     table = Table(box=None, pad_edge=False)
     for title, style in (("Name", "bold"), ("Version", None), ("", None), ("Gate", None), ("Added", "dim")):
@@ -49,7 +57,8 @@ def list_checkpoints(
         mark = "current" if version.is_current else ""
         in_use = "in use" if version.reference in held else ""
         added = "" if version.is_shipped else f"{version.lineage.at:%Y-%m-%d %H:%M} {version.lineage.by}"
-        marks = ", ".join(filter(None, (mark, in_use)))
+        voice = f"speaks as {', '.join(personas)}" if (personas := _voice_of(version, speaking)) else ""
+        marks = ", ".join(filter(None, (mark, in_use, voice)))
         table.add_row(version.name, version.version, marks, _verdict(version), Text(added.strip()))
     Console().print(table)
 
@@ -59,7 +68,8 @@ def show(reference: Reference, is_json: AsJson = False) -> None:
     """Show where a version comes from, what was measured, and what the gate said."""
     registry = _registry()
     version = registry.version(reference)
-    described = _described(version, held_versions(registry.folder)) | version.lineage.model_dump(mode="json")
+    described = _described(version, held_versions(registry.folder), _speakers(registry))
+    described |= version.lineage.model_dump(mode="json")
     if is_json:
         _print_json(described)
         return
@@ -88,14 +98,38 @@ def promote(
 
 @app.command()
 def rollback(name: Name) -> None:
-    """Take the last promotion back."""
-    typer.echo(f"{_registry().rollback(name, by=_user()).reference} is current again")
+    """Take the last promotion back; below the first version of a persona's voice is the default model."""
+    typer.echo(roll_back(_registry(), name, by=_user()))
 
 
 @app.command()
-def use(name: Name) -> None:
-    """Serve a name to every persona without a checkpoint of its own, instead of the default model."""
-    typer.echo(f"{_registry().choose(name, by=_user()).reference} is served by default")
+def use(
+    name: Name,
+    persona: Annotated[str | None, typer.Option(help="Only as this persona's voice.", show_default=False)] = None,
+) -> None:
+    """Serve a name to every persona without a checkpoint of its own, or to one as its voice."""
+    registry = _registry()
+    if persona is None:
+        typer.echo(f"{registry.choose(name, by=_user()).reference} is served by default")
+        return
+    speaker = _catalogue().get(persona)
+    version = give(registry, speaker.name, name, by=_user())
+    typer.echo(f"{version.reference} speaks as {speaker.name}")
+    if speaker.checkpoint:
+        typer.echo(f"but not before the line checkpoint: {speaker.checkpoint} is gone from the persona's file")
+    if said := caution(version):
+        typer.echo(said)
+
+
+@app.command()
+def unvoice(
+    persona: Annotated[str, typer.Argument(help="The persona's name.", show_default=False)],
+) -> None:
+    """Take a persona's voice away: it speaks with the default model again."""
+    with contextlib.suppress(PersonabotError):  # of one that has left the catalogue a voice may be left
+        persona = _catalogue().get(persona).name
+    voice = taken_away(_registry(), persona)
+    typer.echo(f"{voice.persona} no longer speaks with {voice.checkpoint}")
 
 
 @app.command()
@@ -115,8 +149,6 @@ def verify(
     references: Annotated[list[str] | None, typer.Argument(help="All versions if none is named.")] = None,
 ) -> None:
     """Hash every file anew and name what is damaged; exit status 1 if anything is."""
-    from personas.errors import CheckpointError
-
     registry = _registry()
     everything = [version.reference for name in registry.names() for version in registry.versions(name)]
     num_damaged = 0
@@ -174,6 +206,24 @@ def _registry() -> Registry:
     return Registry.of(load_settings())
 
 
+def _catalogue() -> Catalogue:
+    from personas.settings import load_settings
+
+    return load_catalogue(load_settings().personas_dir)
+
+
+def _speakers(registry: Registry) -> dict[str, list[str]]:
+    """Return the personas that were given a voice, by its name."""
+    personas: dict[str, list[str]] = {}
+    for voice in read_voices(registry).voices:
+        personas.setdefault(voice.checkpoint, []).append(voice.persona)
+    return personas
+
+
+def _voice_of(version: Version, speaking: Mapping[str, list[str]]) -> list[str]:
+    return speaking.get(version.name, []) if version.is_current else []
+
+
 def _user() -> str:
     try:
         return getpass.getuser()
@@ -181,7 +231,7 @@ def _user() -> str:
         return ""
 
 
-def _described(version: Version, held: dict[str, list[str]]) -> dict[str, Any]:
+def _described(version: Version, held: Mapping[str, list[str]], speaking: Mapping[str, list[str]]) -> dict[str, Any]:
     return {
         "name": version.name,
         "version": version.version,
@@ -191,6 +241,7 @@ def _described(version: Version, held: dict[str, list[str]]) -> dict[str, Any]:
         "is_shipped": version.is_shipped,
         "gate": _verdict(version),
         "used_by": held.get(version.reference, []),
+        "voice_of": _voice_of(version, speaking),
         "base": version.lineage.base,
         "by": version.lineage.by,
         "at": None if version.is_shipped else version.lineage.at.isoformat(),

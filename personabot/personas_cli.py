@@ -46,6 +46,9 @@ def show(
     is_json: AsJson = False,
 ) -> None:
     """Show everything about one persona."""
+    from personas.settings import load_settings
+    from personas.voices import speaks_with
+
     entry = _catalogue().entry(name)
     if is_json:
         _print_json(_described(entry))
@@ -59,8 +62,8 @@ def show(
         parts.append(Text(f"\nYou: {example.user}\n{persona.name}: {example.bot}", style="dim"))
     if generation := persona.generation.model_dump(exclude_none=True):
         parts.append(Text("\nSampling: " + ", ".join(f"{key} {value}" for key, value in generation.items())))
-    if persona.checkpoint:
-        parts.append(Text(f"\nCheckpoint: {persona.checkpoint}"))
+    if checkpoint := speaks_with(load_settings(), persona):
+        parts.append(Text(f"\nCheckpoint: {checkpoint}"))
     Console().print(
         Panel(Group(*parts), title=_titled(entry), subtitle=Text(str(entry.file), style="dim"), expand=False)
     )

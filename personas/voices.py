@@ -86,6 +86,11 @@ def given_voices(registry: Registry) -> dict[str, str]:
     return {key_of(voice.persona): voice.checkpoint for voice in read_voices(registry).voices}
 
 
+def speaks_with(settings: Settings, persona: Persona) -> str:
+    """Return the reference that `persona` speaks with now; "" for the default."""
+    return checkpoint_of(persona, given_voices(Registry.of(settings)))
+
+
 def give(registry: Registry, persona: str, name: str, *, by: str = "") -> Version:
     """Let `persona` speak with the name, whichever of its versions is current; workers load that within seconds.
 

@@ -46,6 +46,22 @@ def test_add_promote_rollback_and_what_list_says(registry: Registry, tmp_path: P
     assert registry.chosen() == "ada"
 
 
+def test_a_persona_is_given_a_voice_that_list_shows_and_unvoice_takes_away(
+    registry: Registry, tmp_path: Path, home: Path
+) -> None:
+    version = registry.promote(registry.add(bare_checkpoint(tmp_path / "one"), "baker").reference)
+    assert run("use", "baker", "--persona", "rusty") == f"{version.reference} speaks as Rusty\n"
+    assert registry.chosen() is None
+    assert "current, speaks as Rusty" in run("list", "baker")
+    assert json.loads(run("show", "baker", "--json"))["voice_of"] == ["Rusty"]
+    shown = personabot("personas", "show", "rusty", home=home)
+    assert "Checkpoint: baker" in shown.stdout
+    assert run("unvoice", "rusty") == "Rusty no longer speaks with baker\n"
+    assert "speaks as" not in run("list", "baker")
+    run("use", "baker", "--persona", "rusty")
+    assert "Rusty will speak with the default again" in run("rollback", "baker")
+
+
 def test_show_names_the_figures_that_decided(registry: Registry, tmp_path: Path) -> None:
     registry.add(bare_checkpoint(tmp_path / "one"), "ada", Lineage(by="ann", verdict=REFUSED, data={"a.jsonl": "00"}))
     shown = run("show", "ada@1")

@@ -20,7 +20,7 @@ from personas.checkpoint import Checkpoint, Description, is_checkpoint, read_che
 from personas.layout import TEMPLATE_FILE, Layout, load_layout
 from personas.registry import Registry
 from personas.settings import Settings
-from personas.voices import checkpoint_of, given_voices
+from personas.voices import speaks_with
 from trainer.retraining.recipes import Base
 from worker.bases import HUB_IDS
 from worker.engine.runner import model_window
@@ -41,10 +41,8 @@ def find_base(settings: Settings, reference: str = "") -> tuple[Base, Layout]:
 
 def voice_of(order: Order, settings: Settings) -> str:
     """Return what the order's persona speaks with now, which its new voice goes on from; "" for the default."""
-    if not order.persona:
-        return ""
-    persona = load_catalogue(settings.personas_dir).get(order.persona)
-    return checkpoint_of(persona, given_voices(Registry.of(settings)))
+    persona = load_catalogue(settings.personas_dir).get(order.persona) if order.persona else None
+    return speaks_with(settings, persona) if persona else ""
 
 
 def folder_of(registry: Registry, reference: str) -> Path | None:
