@@ -5,19 +5,21 @@ Decides nothing that `addressed` decides; sends nothing.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from pathlib import Path
 from typing import Any, Final
 
+import aiohttp
 import discord
 
 from bots.addressed import Sighting, without_discord_mention
 from bots.command import Attachment, Caller
+from bots.download import PATIENCE_S, PIECE_BYTES, write_pieces
 from bots.workshop import ELSEWHERE, UnfitFile
 from personas.conversation import Conversation
 
 PLATFORM: Final = "discord"
+_PATIENCE: Final = aiohttp.ClientTimeout(total=None, sock_connect=PATIENCE_S, sock_read=PATIENCE_S)
 _SPOKEN: Final = (discord.MessageType.default, discord.MessageType.reply)
 _USER: Final = re.compile(r"<@!?(\d+)>")
 _ROLE: Final = re.compile(r"<@&(\d+)>")
@@ -52,13 +54,13 @@ def attachment_of(file: discord.Attachment | None) -> Attachment | None:
         return None
 
     async def save(path: Path, max_bytes: int) -> None:
+        # Not `file.save`, which takes all of it into memory first.
         try:
-            data = await file.read()  # no larger than Discord said before, which is what the limit was held against
-        except discord.DiscordException as error:
+            async with aiohttp.ClientSession(timeout=_PATIENCE) as session, session.get(file.url) as response:
+                response.raise_for_status()
+                await write_pieces(response.content.iter_chunked(PIECE_BYTES), path, max_bytes)
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise UnfitFile(f"Discord does not hand that file over. {ELSEWHERE}") from error
-        if len(data) > max_bytes:
-            raise UnfitFile("That file is larger than Discord said.")
-        await asyncio.to_thread(path.write_bytes, data)
 
     return Attachment(file.filename, file.size, save)
 

@@ -6,16 +6,19 @@ Decides nothing that `addressed` or `commands` decides; sends nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
 import telegram
 from telegram.constants import ChatType, MessageEntityType
 from telegram.error import TelegramError
 
 from bots.addressed import Sighting, utf16_span, without_spans
 from bots.command import Attachment, Command
+from bots.download import PATIENCE_S, PIECE_BYTES, pieces_of, write_pieces
 from bots.typed import read_command
 from bots.workshop import ELSEWHERE, UnfitFile
 from personas.conversation import Conversation
@@ -60,13 +63,29 @@ def attachment_of(message: telegram.Message) -> Attachment | None:
     async def save(path: Path, max_bytes: int) -> None:
         try:
             file = await document.get_file()
-            if (file.file_size or 0) > max_bytes:
-                raise UnfitFile("That file is larger than Telegram said.")
-            await file.download_to_drive(path)
+            await write_pieces(_pieces(file.file_path or ""), path, max_bytes)
         except TelegramError as error:
             raise UnfitFile(f"Telegram does not hand that file over ({error.message}). {ELSEWHERE}") from error
+        except (httpx.HTTPError, FileNotFoundError):
+            # The error itself names the address, which holds the bot's token.
+            raise UnfitFile(f"Telegram does not hand that file over. {ELSEWHERE}") from None
 
     return Attachment(document.file_name or "data", document.file_size or 0, save)
+
+
+async def _pieces(place: str) -> AsyncIterator[bytes]:
+    """Yield a file from its address, or from a path where a Bot API server of one's own keeps it on this machine.
+
+    Not `download_to_drive`, which takes all of it into memory first.
+    """
+    if not place.startswith(("http://", "https://")):
+        async for piece in pieces_of(Path(place)):
+            yield piece
+        return
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as client, client.stream("GET", place) as response:
+        response.raise_for_status()
+        async for piece in response.aiter_bytes(PIECE_BYTES):
+            yield piece
 
 
 def command_text(message: telegram.Message) -> str:

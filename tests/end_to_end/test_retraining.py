@@ -18,6 +18,7 @@ from bots.services import Services
 from bots.telegram.app import serve
 from personas.registry import Registry, Version
 from personas.settings import Settings
+from tests.helpers.discord_files import served_attachments
 from tests.helpers.retraining import training_worker, write_data
 from tests.helpers.telegram_files import TelegramFileServer
 from tests.helpers.telegram_server import TOKEN
@@ -53,6 +54,9 @@ class Shop:
     def job(self) -> Job:
         [job] = self.jobs.newest()
         return job
+
+    def uploads(self) -> list[Path]:
+        return list((self.home / "uploads").iterdir())
 
     def settings(self, redis_url: str, **more: Any) -> Settings:
         return Settings(data_dir=self.home, redis_url=redis_url, default_persona="Rusty", **more)
@@ -97,6 +101,7 @@ async def test_on_telegram_a_file_becomes_the_model_that_answers_next(shop: Shop
     [card] = [message for message in server.sent(chat) if "Start it?" in message.get("text", "")]
     assert "40 dialogues, 160 turns" in card["text"]
     assert "licence: CC0 1.0" in card["text"]
+    assert shop.uploads() == [], "what was read is in the job's folder"
     assert "not known yet" in card["text"]
 
     # A stranger knows the job's id and forges the button; nothing happens, and nothing is said of the job.
@@ -139,7 +144,9 @@ async def serves(server: TelegramFileServer, chat: Any, ann: Any, version: Versi
             await asyncio.sleep(1)
 
 
-async def test_on_discord_a_file_becomes_the_model_that_answers_next(shop: Shop, redis_server: str) -> None:
+async def test_on_discord_a_file_becomes_the_model_that_answers_next(
+    shop: Shop, redis_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = shop.current()
     admins: set[str] = set()
     services = replace(Services.open(shop.settings(redis_server), redis_server), admins=admins)
@@ -162,7 +169,8 @@ async def test_on_discord_a_file_becomes_the_model_that_answers_next(shop: Shop,
             assert time.monotonic() < ends, [message.content for message in said()]
             await asyncio.sleep(0.1)
 
-    result = await ann.slash(channel, "retrain start", name="tiny", recipe="quick", file=("mine.jsonl", shop.data))
+    async with served_attachments(env, monkeypatch):
+        result = await ann.slash(channel, "retrain start", name="tiny", recipe="quick", file=("mine.jsonl", shop.data))
     assert result.ephemeral
     await until(lambda: any("Start it?" in message.content for message in said()))
     [card] = said()
