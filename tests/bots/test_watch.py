@@ -11,24 +11,10 @@ from bots.job_card import bar, duration
 from bots.services import Services
 from bots.watch import Watch
 from tests.helpers.paper import HERE, Paper
+from tests.helpers.retraining import REPORT, RESULT
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, Progress, State
 from worker.queue.jobs import Jobs
-
-REPORT = {
-    "data": "ada.jsonl",
-    "licence": "CC0 1.0",
-    "dialogues": 40,
-    "turns": 160,
-    "tokens": 5850,
-    "held_out": 2,
-    "left_out": 0,
-    "base": "tiny@0001",
-    "train_tokens": 11700,
-    "seconds": None,
-}
-SIDE = {"bpb_new": 2.5, "bpb_general": 3.0, "replies": ["Hello!"]}
-RESULT = {"version": "ada@0001-ab", "prompts": ["Hi!"], "before": SIDE, "after": {**SIDE, "bpb_new": 2.25}}
 
 
 @pytest.fixture

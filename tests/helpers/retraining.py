@@ -1,4 +1,4 @@
-"""A training worker for tests, small data, and a tiny base: a retraining of seconds."""
+"""A training worker for tests, small data, and a tiny base: a retraining of seconds; and what a job's record says."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from tests.helpers.tiny_model import TEXT
 NUM_DIALOGUES = 40
 # On a busy machine a training that stands back for everybody would not end within a test.
 OURS = {"PERSONABOT_TRAINING_THREADS": "1", "PERSONABOT_TRAINING_NICENESS": "0"}
+
+# What a dry run and a judgement say.
+REPORT = {
+    "data": "ada.jsonl",
+    "licence": "CC0 1.0",
+    "dialogues": 40,
+    "turns": 160,
+    "tokens": 5850,
+    "held_out": 2,
+    "left_out": 0,
+    "base": "tiny@0001",
+    "train_tokens": 11700,
+    "seconds": None,
+}
+SIDE = {"bpb_new": 2.5, "bpb_general": 3.0, "replies": ["Hello!"]}
+RESULT = {"version": "ada@0001-ab", "prompts": ["Hi!"], "before": SIDE, "after": {**SIDE, "bpb_new": 2.25}}
 
 
 def write_data(path: Path, *, num_dialogues: int = NUM_DIALOGUES) -> Path:
