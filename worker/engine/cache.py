@@ -15,7 +15,7 @@ GRAIN_TOKENS = 64
 
 
 class KVCache:
-    """Per layer a tensor (num_rows, 2, num_kv_heads, num_tokens, head_dim), keys before values."""
+    """Per layer a tensor (2, num_rows, num_kv_heads, num_tokens, head_dim), keys before values."""
 
     def __init__(self, *, max_num_rows: int, max_num_tokens: int, dtype: torch.dtype | None = None) -> None:
         self._max_num_rows = max_num_rows
@@ -36,22 +36,22 @@ class KVCache:
     def write(self, layer: int, rows: Tensor, positions: Tensor, kv: Tensor) -> Tensor:
         """Store `kv` (T, 2, num_kv_heads, head_dim) at rows (T,), positions (T,); return the layer."""
         held = self._fitting(layer, kv)
-        held[rows, :, :, positions] = kv.to(held.dtype)
+        held[:, rows, :, positions] = kv.to(held.dtype)
         return held
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
         """Copy the first `num_tokens` tokens of one row to another."""
-        self.load(target, [layer[source, :, :, :num_tokens] for layer in self._layers.values()])
+        self.load(target, [layer[:, source, :, :num_tokens] for layer in self._layers.values()])
 
     def save(self, row: int, num_tokens: int) -> list[Tensor]:
         """Return copies of the first `num_tokens` tokens of `row`, a tensor per layer."""
-        return [layer[row, :, :, :num_tokens].clone() for layer in self._layers.values()]
+        return [layer[:, row, :, :num_tokens].clone() for layer in self._layers.values()]
 
     def load(self, row: int, saved: Sequence[Tensor]) -> None:
         """Write what `save` returned, or a beginning of it, into `row`."""
         self.reserve(num_rows=row + 1, num_tokens=max((part.shape[2] for part in saved), default=0))
         for layer, part in zip(list(self._layers), saved, strict=True):
-            self._fitting(layer, part.transpose(1, 2))[row, :, :, : part.shape[2]] = part
+            self._fitting(layer, part.transpose(1, 2))[:, row, :, : part.shape[2]] = part
 
     @property
     def num_bytes(self) -> int:
@@ -61,12 +61,12 @@ class KVCache:
     def _fitting(self, layer: int, kv: Tensor) -> Tensor:
         """Return the layer with all the room that is reserved, for the kind of heads that `kv` (…, K, D) has."""
         old = self._layers.get(layer)
-        if old is not None and (old.shape[0], old.shape[3]) == (self._num_rows, self._num_tokens):
+        if old is not None and (old.shape[1], old.shape[3]) == (self._num_rows, self._num_tokens):
             return old
-        shape = (self._num_rows, 2, kv.shape[-2], self._num_tokens, kv.shape[-1])
+        shape = (2, self._num_rows, kv.shape[-2], self._num_tokens, kv.shape[-1])
         # Zeros, because what lies past a sequence's end gets the weight 0, and 0 times garbage may be NaN.
         new = torch.zeros(shape, dtype=self._dtype or kv.dtype, device=kv.device)
         if old is not None:
-            new[: old.shape[0], :, :, : old.shape[3]] = old
+            new[:, : old.shape[1], :, : old.shape[3]] = old
         self._layers[layer] = new
         return new

@@ -6,6 +6,7 @@ otherwise: nothing is remembered between steps.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -32,19 +33,13 @@ def add_biases(scores: Tensor, sequences: Sequence[Running]) -> None:
 
 def penalise_repetition(scores: Tensor, sequences: Sequence[Running]) -> None:
     """Divide positive and multiply negative scores of tokens that occur in prompt or reply."""
-    rows = [row for row, sequence in enumerate(sequences) if sequence.params.repetition_penalty != 1.0]
-    if not rows:
+    penalties = [sequence.params.repetition_penalty for sequence in sequences]
+    if all(penalty == 1.0 for penalty in penalties):
         return
-    longest = max(len(sequences[row].ids) for row in rows)
-    # Padding with a token that is there anyway changes nothing: every copy of it writes the same score.
-    ids = torch.tensor(
-        [sequences[row].ids + sequences[row].ids[:1] * (longest - len(sequences[row].ids)) for row in rows],
-        device=scores.device,
-    )
-    penalties = torch.tensor([[sequences[row].params.repetition_penalty] for row in rows], device=scores.device)
-    own = scores[rows]
-    seen = own.gather(1, ids)
-    scores[rows] = own.scatter(1, ids, torch.where(seen < 0, seen * penalties, seen / penalties))
+    ids = _table([sequence.ids for sequence in sequences]).to(scores.device)
+    by = torch.tensor(penalties, device=scores.device)[:, None]
+    seen = scores.gather(1, ids)
+    scores.scatter_(1, ids, torch.where(seen < 0, seen * by, seen / by))
 
 
 def forbid(scores: Tensor, sequences: Sequence[Running], stop_ids: frozenset[int]) -> None:
@@ -81,6 +76,16 @@ def repeating_ids(ids: Sequence[int], size: int) -> list[int]:
         return []
     start = list(ids[first:])
     return [ids[i + size - 1] for i in range(first) if list(ids[i : i + size - 1]) == start]
+
+
+def _table(rows: Sequence[list[int]]) -> Tensor:
+    """Rows of ids as one tensor (B, L), each filled up with its first id: a copy of it says nothing new."""
+    longest = max(map(len, rows))
+    flat = array("q")  # of which torch makes a tensor much faster than of lists
+    for row in rows:
+        flat.extend(row)
+        flat.extend(row[:1] * (longest - len(row)))
+    return torch.frombuffer(flat, dtype=torch.int64).view(len(rows), longest)
 
 
 def _places(rows: Sequence[int], columns: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -18,21 +18,25 @@ from worker.engine.request import SamplingParams
 MAX_ATTEMPTS = 16
 
 
+def relative(scores: Tensor) -> Tensor:
+    """How likely each token of scores (B, V) is, as a share of the likeliest one's likelihood."""
+    return (scores - scores.amax(-1, keepdim=True)).exp_()
+
+
 def draw_wide(
-    scores: Tensor, params: Sequence[SamplingParams], keys: Sequence[int], positions: Sequence[int]
+    weights: Tensor, params: Sequence[SamplingParams], keys: Sequence[int], positions: Sequence[int]
 ) -> tuple[Tensor, list[bool]]:
-    """Draw a token per row of scores (B, V), which temperature has divided; also return which rows got none.
+    """Draw a token per row of weights (B, V), as `relative` makes them; also return which rows got none.
 
     Honours top_p and min_p. Row b's noise is that of `keys[b]` at `positions[b]`.
     """
-    top_p = torch.tensor([p.top_p for p in params], device=scores.device)
-    min_p = torch.tensor([p.min_p for p in params], device=scores.device)
-    weights = (scores - scores.amax(-1, keepdim=True)).exp_()
+    top_p = torch.tensor([p.top_p for p in params], device=weights.device)
+    min_p = torch.tensor([p.min_p for p in params], device=weights.device)
     sums = weights.cumsum(-1)  # in float64 ten times as long
     totals = sums[:, -1]
-    attempts = torch.arange(MAX_ATTEMPTS, device=scores.device).expand(len(params), -1)
+    attempts = torch.arange(MAX_ATTEMPTS, device=weights.device).expand(len(params), -1)
     drawn = torch.searchsorted(sums, (uniform(keys, positions, attempts) * totals[:, None]).to(sums.dtype))
-    drawn.clamp_(max=scores.shape[1] - 1)
+    drawn.clamp_(max=weights.shape[1] - 1)
     chosen, is_open = drawn[:, 0].clone(), torch.ones_like(totals, dtype=torch.bool)
     for tokens in drawn.unbind(1):
         rows = is_open.nonzero()[:, 0]
@@ -40,7 +44,8 @@ def draw_wide(
             break
         own = weights if len(rows) == len(weights) else weights[rows]
         weight = own.gather(1, tokens[rows, None])
-        before = torch.where(own > weight, own, 0).sum(-1)  # the share of likelier tokens
+        # The share of likelier tokens; `where` would take twenty times as long.
+        before = torch.gt(own, weight, out=torch.empty_like(own)).mul_(own).sum(-1)
         is_kept = ((top_p[rows] >= 1.0) | (before < top_p[rows] * totals[rows])) & (weight[:, 0] >= min_p[rows])
         chosen[rows[is_kept]] = tokens[rows[is_kept]]
         is_open[rows[is_kept]] = False

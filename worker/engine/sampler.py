@@ -16,7 +16,7 @@ from torch import Tensor
 from worker.engine.beam import Continuation, num_looked_at
 from worker.engine.noise import gumbel
 from worker.engine.processors import NO_SCORE, add_biases, forbid, penalise_repetition
-from worker.engine.rejection import draw_wide
+from worker.engine.rejection import draw_wide, relative
 from worker.engine.request import SamplingParams
 from worker.engine.request import Sequence as Running
 
@@ -70,11 +70,13 @@ class Sampler:
         if not sequences:
             return []
         scores = self.processed(logits.to(self._device), sequences)
-        chosen = scores.argmax(-1)
         sampled = [row for row, sequence in enumerate(sequences) if sequence.params.do_sample]
-        if sampled:
-            rows = scores if len(sampled) == len(sequences) else scores[sampled]
-            chosen[sampled] = draw(rows, [sequences[row] for row in sampled])
+        if len(sampled) == len(sequences):
+            chosen = draw(scores, sequences)
+        else:
+            chosen = scores.argmax(-1)
+            if sampled:
+                chosen[sampled] = draw(scores[sampled], [sequences[row] for row in sampled])
         best = scores.gather(1, chosen[:, None])[:, 0]
         return [
             token if is_finite else None
@@ -123,9 +125,10 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
     chosen = torch.empty(len(params), dtype=torch.long, device=scores.device)
     keys, positions = [s.noise_key for s in sequences], [s.num_new_tokens for s in sequences]
     narrow = [*range(len(params))]
-    wide = wide_rows(scores, params)
+    weights = relative(scores)
+    wide = wide_rows(weights, params)
     if wide:
-        own = scores if len(wide) == len(params) else scores[wide]
+        own = weights if len(wide) == len(params) else weights[wide]
         chosen[wide], is_open = draw_wide(
             own, [params[row] for row in wide], [keys[row] for row in wide], [positions[row] for row in wide]
         )
@@ -139,18 +142,13 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
     return chosen
 
 
-def wide_rows(scores: Tensor, params: Sequence[SamplingParams]) -> list[int]:
-    """The rows of scores (B, V) in which a few candidates can't hold what top_p keeps, and that need no sorting."""
-    rows = [row for row, p in enumerate(params) if not p.top_k and p.typical_p >= 1.0]
-    if not rows:
-        return []
-    own = scores if len(rows) == len(params) else scores[rows]
-    # The best tokens hold at most their number times the likeliest one's share.
-    num_needed = (own.logsumexp(-1) - own.amax(-1)).exp().tolist()
+def wide_rows(weights: Tensor, params: Sequence[SamplingParams]) -> list[int]:
+    """The rows of weights (B, V) in which a few candidates can't hold what top_p keeps, and that need no sorting."""
+    # The likeliest one weighs 1, so the best tokens hold at most their number.
     return [
         row
-        for row, num in zip(rows, num_needed, strict=True)
-        if params[row].top_p >= 1.0 or params[row].top_p * num > NUM_CANDIDATES[0]
+        for row, (total, p) in enumerate(zip(weights.sum(-1).tolist(), params, strict=True))
+        if not p.top_k and p.typical_p >= 1.0 and (p.top_p >= 1.0 or p.top_p * total > NUM_CANDIDATES[0])
     ]
 
 

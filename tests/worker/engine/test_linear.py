@@ -26,6 +26,14 @@ def test_a_packed_product_is_nearly_the_exact_one(num_rows: int, dtype: torch.dt
     assert (computed - exact).abs().max() < TOLERANCE[dtype] * exact.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [*TOLERANCE, torch.float16], ids=str)
+def test_gelu_is_applied_to_the_product(dtype: torch.dtype) -> None:
+    weight, bias, rows = given(OUT, IN), given(OUT), given(3, IN)
+    plain = pack(weight, bias, dtype=dtype)(rows)
+    expected = torch.nn.functional.gelu(plain, approximate="tanh")
+    torch.testing.assert_close(pack(weight, bias, dtype=dtype, has_gelu=True)(rows), expected, atol=0.1, rtol=0.02)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_a_transposed_weight_is_packed_as_it_reads(dtype: torch.dtype) -> None:
     weight, rows = given(OUT, IN), given(3, IN)

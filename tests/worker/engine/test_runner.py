@@ -129,6 +129,17 @@ def test_a_slot_that_is_used_again_forgets_the_one_before() -> None:
     torch.testing.assert_close(row, own_scores(model, short), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu", "gelu_fast"])
+def test_gpt2_may_have_another_activation(activation: str) -> None:
+    made = tiny_gpt2()
+    made.config.activation_function = activation
+    model = type(made)(made.config).eval()
+    model.load_state_dict(made.state_dict())
+    [ids] = prompts(20)
+    [row] = advance(make_runner(model, max_num_seqs=1, window=WINDOW), (running(0, ids), 20))
+    torch.testing.assert_close(row, own_scores(model, ids), atol=1e-4, rtol=1e-4)
+
+
 def test_low_precision_weights_score_nearly_the_same() -> None:
     model = tiny_gpt2().to(torch.bfloat16)
     [ids] = prompts(50)
@@ -146,10 +157,10 @@ def test_the_cache_grows_with_what_it_holds() -> None:
     cache = KVCache(max_num_rows=8, max_num_tokens=512)
     kv = torch.ones(1, 2, 2, 4)
     cache.reserve(num_rows=1, num_tokens=10)
-    assert cache.write(0, torch.tensor([0]), torch.tensor([9]), kv).shape == (1, 2, 2, 64, 4)
+    assert cache.write(0, torch.tensor([0]), torch.tensor([9]), kv).shape == (2, 1, 2, 64, 4)
     cache.reserve(num_rows=3, num_tokens=100)
     layer = cache.write(0, torch.tensor([2]), torch.tensor([99]), kv)
-    assert layer.shape == (3, 2, 2, 128, 4)
-    assert layer[0, :, :, 9].eq(1).all()
+    assert layer.shape == (2, 3, 2, 128, 4)
+    assert layer[:, 0, :, 9].eq(1).all()
     assert layer.sum() == 32
     assert cache.num_bytes == 2 * 3 * 2 * 128 * 4 * 4

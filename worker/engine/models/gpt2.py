@@ -17,6 +17,9 @@ from transformers.activations import ACT2FN
 from worker.engine.attention import Step
 from worker.engine.linear import Linear, pack
 
+# Names of one function: GELU in its tanh form, which the packed products bring along.
+GELUS = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -33,7 +36,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block: attention and MLP, each behind its norm."""
+    """One block: attention and MLP, each behind its norm; `up` includes the activation."""
 
     norm_attention: Norm
     qkv: Linear
@@ -54,13 +57,18 @@ class Gpt2:
         self._stream = stream
         self._tokens: Tensor = trunk.wte.weight
         self._positions: Tensor = trunk.wpe.weight
-        self._activation = ACT2FN[config.activation_function]
 
         def norm(module: Any) -> Norm:
             return Norm(module.weight.to(stream), module.bias.to(stream), module.eps)
 
         def linear(module: Any) -> Linear:  # a Conv1D, which holds its matrix as (in, out)
             return pack(module.weight.T, module.bias, dtype=dtype)
+
+        def activated(module: Any) -> Linear:
+            if config.activation_function in GELUS:
+                return pack(module.weight.T, module.bias, dtype=dtype, has_gelu=True)
+            inner, activation = linear(module), ACT2FN[config.activation_function]
+            return lambda rows: activation(inner(rows))
 
         def scaling(index: int) -> float:
             scale = (config.n_embd // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
@@ -73,7 +81,7 @@ class Gpt2:
                 out=linear(block.attn.c_proj),
                 scaling=scaling(index),
                 norm_mlp=norm(block.ln_2),
-                up=linear(block.mlp.c_fc),
+                up=activated(block.mlp.c_fc),
                 down=linear(block.mlp.c_proj),
             )
             for index, block in enumerate(trunk.h)
@@ -96,9 +104,9 @@ class Gpt2:
         """Compute the rows ids, positions and token_types (T,); return the scores (n, V) after the rows `last` (n,)."""
         x = F.embedding(ids, self._tokens).to(self._stream) + F.embedding(positions, self._positions)
         if token_types is not None:
-            x = x + F.embedding(token_types, self._tokens)
+            x += F.embedding(token_types, self._tokens)
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.norm_attention(x)).view(len(x), 3, self._num_heads, -1)
-            x = x + layer.out(step.attend(index, qkv[:, 0], qkv[:, 1:], layer.scaling))
-            x = x + layer.down(self._activation(layer.up(layer.norm_mlp(x))))
+            x += layer.out(step.attend(index, qkv[:, 0], qkv[:, 1:], layer.scaling))
+            x += layer.down(layer.up(layer.norm_mlp(x)))
         return self._head(self._norm(x[last]))

@@ -108,9 +108,9 @@ class Llama:
             heads = layer.qkv(layer.norm_attention(x)).view(len(x), -1, self._width)
             _rotate(heads[:, :num_rotated], turns)
             kv = heads[:, self._num_heads :].view(len(x), 2, self._num_kv_heads, self._width)
-            x = x + layer.out(step.attend(index, heads[:, : self._num_heads], kv, self._width**-0.5))
+            x += layer.out(step.attend(index, heads[:, : self._num_heads], kv, self._width**-0.5))
             gate, up = layer.gate_and_up(layer.norm_mlp(x)).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
+            x += layer.down(F.silu(gate).mul_(up))
         return self._head(self._norm(x[last]))
 
     def _turns(self, positions: Tensor) -> Tensor:
