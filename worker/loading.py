@@ -26,6 +26,7 @@ from worker.adapter import merge_adapter
 from worker.bases import HUB_IDS, base_folder, is_installed
 from worker.device import choose_device, choose_dtype, stored_dtype
 from worker.engine.runner import model_window, vocabulary_size
+from worker.engine.threads import release_team
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +72,13 @@ def load_model(
     model: str | Found = "", *, device: str = "auto", dtype: str = "auto", registry: Registry | None = None
 ) -> LoadedModel:
     """Load what `find_model` finds, or has found; files of a registered version are checked first."""
+    try:
+        return _loaded(model, device=device, dtype=dtype, registry=registry)
+    finally:
+        release_team()  # the threads that converted weights
+
+
+def _loaded(model: str | Found, *, device: str, dtype: str, registry: Registry | None) -> LoadedModel:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     chosen_device, device_reason = choose_device(device)

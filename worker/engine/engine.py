@@ -21,7 +21,7 @@ from worker.engine.request import Chunk, FinishReason, Request, Sequence
 from worker.engine.runner import Runner, TokenTypes, make_runner, model_window
 from worker.engine.sampler import Choice, Sampler, Token
 from worker.engine.scheduler import Scheduler
-from worker.engine.threads import threads_for
+from worker.engine.threads import release_team, threads_for
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,7 @@ class Engine(EngineLoop):
             frees_weights=frees_weights,
             token_types=token_types,
         )
+        release_team()
         self._sampler = Sampler(banned_ids=banned_ids, stop_ids=self._stop_ids, device=device)
         self._scheduler = Scheduler(
             max_num_seqs=max_num_seqs,

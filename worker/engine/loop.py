@@ -18,6 +18,7 @@ from worker.engine.errors import DeadlinePassed, EngineError, EngineStopped, Gen
 from worker.engine.prefix import PrefixCounts
 from worker.engine.request import Completion, FinishReason, Request, Sequence
 from worker.engine.sampler import Token
+from worker.engine.threads import release_team
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +139,7 @@ class EngineLoop(ABC):
                     return True
                 if self._is_draining:
                     return False
+                release_team()
                 self._changed.wait()
         return False
 

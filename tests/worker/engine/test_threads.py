@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-from worker.engine.threads import AdaptiveThreads, FixedThreads, threads_for, timed_products
+from worker.engine.threads import AdaptiveThreads, FixedThreads, release_team, threads_for, timed_products
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +99,31 @@ def test_one_core_needs_no_trying() -> None:
 def test_products_take_time() -> None:
     assert timed_products(1) > 0
     assert torch.get_num_threads() == 1
+
+
+OWN_THREADS = Path("/proc/self/task")
+
+
+def num_system_threads() -> int:
+    return len([*OWN_THREADS.iterdir()])
+
+
+@pytest.mark.skipif(not OWN_THREADS.is_dir(), reason="counts threads as Linux lists them")
+def test_a_thread_that_is_done_leaves_no_threads_behind() -> None:
+    release_team()
+    before = num_system_threads()
+    timed_products(3)
+    assert num_system_threads() == before + 2
+    release_team()
+    ends = time.monotonic() + 10.0
+    while num_system_threads() > before and time.monotonic() < ends:  # they end one after the other
+        time.sleep(0.001)
+    assert num_system_threads() == before
+
+
+def test_who_let_its_threads_go_computes_the_same_with_new_ones() -> None:
+    torch.set_num_threads(2)
+    left = torch.rand(300, 300)
+    product = left @ left
+    release_team()
+    assert torch.equal(left @ left, product)
