@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers.activations import NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from personas.checkpoint import Description, is_checkpoint, read_checkpoint, write_description
@@ -55,6 +56,14 @@ def matmul_attention(
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, matmul_attention)
 
 
+def fuse_activations(model: PreTrainedModel) -> None:
+    """Let torch's tanh GELU compute what `gelu_new` computes: one operation in place of six, forward and back."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
 def token_types(model: PreTrainedModel, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
     """Return what else the trunk takes beside ids (B, T): their token types, where the layout has them."""
     rows = [layout.token_types(row) for row in ids.tolist()]
@@ -90,6 +99,7 @@ class TrainingModel:
         self.adapter = adapter
         self.choice_head: ChoiceHead | None = None
         self.description = description
+        fuse_activations(model)
         if next(model.parameters()).device.type == "cpu":
             model.set_attn_implementation(ATTENTION)
 
@@ -194,7 +204,7 @@ class TrainingModel:
             tensors = {n: p.detach().to(torch.float16).contiguous() for n, p in self._all_parameters()}
             save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
             config = self.model.config.to_dict()
-            config["dtype"] = "float16"
+            config |= {"dtype": "float16", "architectures": [type(self.model).__name__]}
             (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
         write_description(folder, self.description)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from personas.checkpoint import read_checkpoint
 from personas.errors import LayoutError
@@ -24,7 +24,7 @@ from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.data import Batch, Corpus, Stream, bucketed
 from trainer.evaluate import padded, score_dialogues
 from trainer.formats import read_dialogues
-from trainer.model import ATTENTION, hidden_states
+from trainer.model import ATTENTION, fuse_activations, hidden_states
 from trainer.optimizer import Optimizer, schedule
 from trainer.train import Run
 
@@ -59,6 +59,7 @@ def test_a_run_from_scratch_learns_and_leaves_a_checkpoint_of_ours(tmp_path: Pat
     assert load_layout(folder).name == "persona"
     assert "PersonaChat" not in (folder / "README.md").read_text()
     assert GPT2LMHeadModel.from_pretrained(folder).config.n_layer == 2
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["GPT2LMHeadModel"]
 
 
 @pytest.mark.parametrize("optimizer_name", ["adamw", "muon"])
@@ -177,6 +178,15 @@ def test_training_attention_equals_the_standard_one(tiny_base: Path) -> None:
     expected = model(ids).logits
     model.set_attn_implementation(ATTENTION)
     torch.testing.assert_close(model(ids).logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_fused_activation_computes_what_gpt2s_own_computes() -> None:
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2)).eval()
+    ids = torch.randint(0, 50, (2, 9))
+    expected = model(ids).logits
+    fuse_activations(model)
+    assert isinstance(model.transformer.h[0].mlp.act, torch.nn.GELU)
+    torch.testing.assert_close(model(ids).logits, expected)
 
 
 def test_the_stream_gives_the_same_batches_from_any_place() -> None:
