@@ -78,4 +78,7 @@ def chat(
     generation = load_generation(**sampling)
     if preset is not None:
         generation = generation.over(preset_named(preset))
-    chat_cmd.chat(settings, chat_cmd.ChatOptions(persona or "", prompt_file, output_file, is_continued, generation))
+    options = chat_cmd.ChatOptions(
+        persona or "", prompt_file, output_file, is_continued, generation, is_model_named=bool(model_path)
+    )
+    chat_cmd.chat(settings, options)

@@ -1,6 +1,7 @@
 """`personabot chat`: one person and one model in one process.
 
-The model loads in the background, so that the person can type at once.
+The model loads in the background, so that the person can type at once. A persona that speaks with a checkpoint of its
+own brings that along.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from bots.terminal import Chat, NoRecord, Screen
 from personabot.transcript import Transcript, read_prompts
 from personas.catalogue import Catalogue, load_catalogue
 from personas.conversation import Turn
+from personas.errors import PersonabotError
 from personas.logs import configure_logging, log_path
 from personas.persona import GenerationSettings, Persona
+from personas.registry import Registry
 from personas.settings import Settings
+from personas.voices import speaks_with
 from worker.queue.reply import Reply, Tell
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ class ChatOptions:
     output_file: Path | None = None
     is_continued: bool = False
     generation: GenerationSettings = field(default_factory=GenerationSettings)
+    is_model_named: bool = False
 
 
 def chat(settings: Settings, options: ChatOptions) -> None:
@@ -48,9 +53,8 @@ def chat(settings: Settings, options: ChatOptions) -> None:
     configure_logging(settings, "chat", log_path(settings, "chat"))  # the terminal is for the conversation
     with contextlib.ExitStack() as stack:
         record = stack.enter_context(Transcript(options.output_file)) if options.output_file else NoRecord()
-        model = stack.enter_context(
-            BackgroundModel(settings.model_copy(update={"model": settings.model or persona.checkpoint or ""}))
-        )
+        warn = PlainScreen(out=sys.stderr).note
+        model = stack.enter_context(BackgroundModel(settings, persona, is_named=options.is_model_named, warn=warn))
         generation = options.generation
         partner = LocalPartner(model.speak, persona, settings=generation)
         if prompts is None:
@@ -95,14 +99,20 @@ def screen_for(settings: Settings, catalogue: Catalogue, *, is_loaded: Callable[
 
 
 class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
-    """A model that a thread loads and keeps; `speak` waits for it."""
+    """The model that speaks, loaded by a thread; `speak` waits for it.
 
-    def __init__(self, settings: Settings) -> None:
+    It is the one that `settings` name where that `is_named` for this chat. Else each persona speaks with its own, which
+    takes the place of what spoke before, or where it has none, or none that can be loaded, with the default.
+    """
+
+    def __init__(
+        self, settings: Settings, persona: Persona, *, is_named: bool = False, warn: Callable[[str], None]
+    ) -> None:
         self._settings = settings
-        self._speaker: Future[Responder] = Future()
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
+        self._is_named = is_named
+        self._warn = warn
+        self._reference = self._wanted(persona)
+        self._speaker = self._loading(None)
 
     def is_loaded(self) -> bool:
         """Tell whether `speak` would answer without waiting for the model."""
@@ -112,20 +122,45 @@ class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
         self, persona: Persona, turns: Sequence[Turn], settings: GenerationSettings, tell: Tell | None = None
     ) -> Reply:
         """Answer as `persona`, telling each piece as it comes; raises what the loading raised."""
+        if (wanted := self._wanted(persona)) != self._reference:
+            self._reference = wanted
+            self._speaker = self._loading(self._speaker)
         return self._speaker.result().respond(persona, turns, settings, stream=tell)
 
     def __exit__(self, *_: object) -> None:
-        self._is_over.set()
         if self.is_loaded():  # who leaves before does not wait for it
-            self._thread.join()
+            _stop(self._speaker)
 
-    def _run(self) -> None:
+    def _wanted(self, persona: Persona) -> str:
+        return "" if self._is_named else speaks_with(self._settings, persona)
+
+    def _loading(self, before: Future[Responder] | None) -> Future[Responder]:
+        """Begin to load what is wanted, once `before` is gone."""
+        speaker: Future[Responder] = Future()
+        threading.Thread(target=self._load, args=(self._reference, speaker, before), name="model", daemon=True).start()
+        return speaker
+
+    def _load(self, reference: str, speaker: Future[Responder], before: Future[Responder] | None) -> None:
         try:
-            from worker.respond import start_responder
-
-            with start_responder(self._settings) as speaker:
-                self._speaker.set_result(speaker)
-                self._is_over.wait()
+            if before is not None:
+                _stop(before)
+            speaker.set_result(self._started(reference))
         except BaseException as error:  # it belongs to whoever waits for the model
-            if not self._speaker.done():
-                self._speaker.set_exception(error)
+            speaker.set_exception(error)
+
+    def _started(self, reference: str) -> Responder:
+        from worker.respond import start_responder
+
+        if reference:
+            try:
+                return start_responder(self._settings, model=reference)
+            except PersonabotError as error:
+                self._warn(f"{error} The default model speaks instead.")
+        default = "" if self._is_named else Registry.of(self._settings).chosen() or ""
+        return start_responder(self._settings, model=default)
+
+
+def _stop(speaker: Future[Responder]) -> None:
+    """Stop a model that was loaded, waiting for that; one that was not needs nothing."""
+    with contextlib.suppress(Exception):
+        speaker.result().stop()

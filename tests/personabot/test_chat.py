@@ -9,9 +9,16 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
+from personabot.chat_cmd import BackgroundModel
 from personabot.cli import app
 from personas.catalogue import load_catalogue
+from personas.conversation import Role, Turn
+from personas.persona import GenerationSettings, Persona
+from personas.registry import Registry
+from personas.settings import Settings
+from personas.voices import give
 from tests.helpers.cli import personabot
+from tests.helpers.tiny_model import tiny_checkpoint
 
 PERSONA = load_catalogue(None).names()[0]
 
@@ -105,6 +112,51 @@ def test_a_transcript_without_jsonl_is_for_people(home: Path, tiny_model: Path) 
     text = out.read_text(encoding="utf-8")
     assert text.startswith(f"# {PERSONA}\n")
     assert f"You: hello\n{PERSONA}: " in text
+
+
+def heard(home: Path, *flags: str) -> str:
+    """Return which model answered one prompt."""
+    prompts, out = home / "one.txt", home / "heard.jsonl"
+    prompts.write_text("hello\n", encoding="utf-8")
+    paths = ["--prompt-file", str(prompts), "--output-file", str(out)]
+    done = CliRunner().invoke(app, ["--data-dir", str(home), "chat", *paths, "--seed", "1", *flags])
+    assert done.exit_code == 0, done.output
+    return str(json.loads(out.read_text(encoding="utf-8").splitlines()[-1])["model"])
+
+
+def test_a_persona_speaks_with_its_voice_unless_a_model_is_named(home: Path, tmp_path: Path) -> None:
+    registry = Registry(home / "checkpoints")
+    models = [tiny_checkpoint(tmp_path / name, seed=seed) for seed, name in enumerate(("general", "rusty"))]
+    for model in models:
+        registry.promote(registry.add(model, model.name).reference)
+    registry.choose("general")
+    give(registry, "Rusty", "rusty")
+    general, rusty = (f"{each}@{registry.version(each).digest}" for each in ("general", "rusty"))
+    assert heard(home, "--persona", "rusty") == rusty
+    assert heard(home, "--persona", "fennick") == general
+    assert heard(home, "--persona", "rusty", "--model-path", "general") == general
+    damaged = registry.version("rusty").folder / "config.json"
+    damaged.write_text("{}")
+    assert heard(home, "--persona", "rusty") == general, "what can't be loaded leaves the default speaking"
+
+
+def test_in_a_running_chat_each_persona_brings_its_voice_along(home: Path, tmp_path: Path) -> None:
+    registry = Registry(home / "checkpoints")
+    for seed, name in enumerate(("general", "rusty")):
+        registry.promote(registry.add(tiny_checkpoint(tmp_path / name, seed=seed), name).reference)
+    settings = Settings(data_dir=home, model="general", device="cpu", dtype="float32", num_threads=1)
+    rusty, eve = Persona(name="Rusty"), Persona(name="Eve")
+    said: list[str] = []
+    with BackgroundModel(settings, rusty, warn=said.append) as model:
+
+        def model_of(persona: Persona) -> str:
+            reply = model.speak(persona, [Turn(Role.USER, "hello")], GenerationSettings(seed=1))
+            return reply.model.partition("@")[0]
+
+        assert model_of(rusty) == "general"
+        give(registry, "Rusty", "rusty")
+        assert [model_of(persona) for persona in (rusty, eve, rusty)] == ["rusty", "general", "rusty"]
+    assert said == []
 
 
 @pytest.mark.parametrize(
