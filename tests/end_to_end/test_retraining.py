@@ -19,7 +19,7 @@ from bots.telegram.app import serve
 from personas.registry import Registry, Version
 from personas.settings import Settings
 from tests.helpers.discord_files import served_attachments
-from tests.helpers.retraining import training_worker, write_data
+from tests.helpers.retraining import LENIENT, training_worker, write_data
 from tests.helpers.telegram_files import TelegramFileServer
 from tests.helpers.telegram_server import TOKEN
 from tests.helpers.worker_process import worker_process
@@ -28,15 +28,6 @@ from worker.queue.job import Job
 from worker.queue.jobs import Jobs
 
 PATIENCE_S = 240.0  # the machine may be busy; a dry run, a training and the gate take some twenty seconds of computing
-# An untrained model finds no order in words, forgets what it never knew, and says the same to everybody.
-LENIENT = {
-    "PERSONABOT_TRAINING_DATA__MIN_ORDER": "1",
-    "PERSONABOT_GATE__MAX_FORGETTING": "5",
-    "PERSONABOT_GATE__MAX_REPETITION": "1",
-    "PERSONABOT_GATE__MAX_EMPTY": "1",
-    "PERSONABOT_GATE__MAX_SAME_REPLY": "1",
-    "PERSONABOT_GATE__MAX_SMOKE_FAILURES": "6",
-}
 
 
 @dataclass

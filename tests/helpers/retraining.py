@@ -32,6 +32,16 @@ REPORT = {
 SIDE = {"bpb_new": 2.5, "bpb_general": 3.0, "replies": ["Hello!"]}
 RESULT = {"version": "ada@0001-ab", "prompts": ["Hi!"], "before": SIDE, "after": {**SIDE, "bpb_new": 2.25}}
 
+# An untrained model finds no order in words, forgets what it never knew, and says the same to everybody.
+LENIENT = {
+    "PERSONABOT_TRAINING_DATA__MIN_ORDER": "1",
+    "PERSONABOT_GATE__MAX_FORGETTING": "5",
+    "PERSONABOT_GATE__MAX_REPETITION": "1",
+    "PERSONABOT_GATE__MAX_EMPTY": "1",
+    "PERSONABOT_GATE__MAX_SAME_REPLY": "1",
+    "PERSONABOT_GATE__MAX_SMOKE_FAILURES": "6",
+}
+
 
 def write_data(path: Path, *, num_dialogues: int = NUM_DIALOGUES) -> Path:
     """Write small dialogues, all different, that a tiny model can learn something from."""
