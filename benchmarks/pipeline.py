@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.crowd import PLATFORM, TEXTS
 from personas.catalogue import load_catalogue
 from personas.conversation import Conversation, Role, Turn
 from personas.logs import configure_logging
@@ -41,15 +42,6 @@ from worker.queue.publish import Publisher
 from worker.queue.server import running_server
 from worker.respond import Responder, start_responder
 
-TEXTS = (
-    "hello, how are you today?",
-    "what is your name?",
-    "tell me something about yourself.",
-    "what do you do all day?",
-    "do you like animals?",
-    "where do you live?",
-)
-PLATFORM = "benchmark"
 START_TIMEOUT_S = 300.0
 
 
@@ -158,10 +150,9 @@ async def ask_through_queue(url: str, work: Workload, attempt: int) -> Measured:
     return total
 
 
-@contextlib.contextmanager
-def worker(url: str, settings: Settings) -> Iterator[None]:
-    """Run a worker process until the block ends."""
-    environment = os.environ | {
+def environment(url: str, settings: Settings) -> dict[str, str]:
+    """Return our environment with the settings that a worker process is to have."""
+    return os.environ | {
         "REDIS_URL": url,
         "PERSONABOT_DATA_DIR": str(settings.data_dir),
         "PERSONABOT_MODEL": settings.model,
@@ -170,7 +161,13 @@ def worker(url: str, settings: Settings) -> Iterator[None]:
         "PERSONABOT_MAX_NUM_SEQS": str(settings.max_num_seqs),
         "PERSONABOT_LOG_LEVEL": "warning",
     }
-    process = subprocess.Popen([sys.executable, "-m", "worker.process"], env=environment, stdout=sys.stderr.fileno())
+
+
+@contextlib.contextmanager
+def worker(url: str, settings: Settings) -> Iterator[None]:
+    """Run a worker process until the block ends."""
+    command = [sys.executable, "-m", "worker.process"]
+    process = subprocess.Popen(command, env=environment(url, settings), stdout=sys.stderr.fileno())
     try:
         mailbox, deadline = Mailbox(connect(url)), time.monotonic() + START_TIMEOUT_S
         while not mailbox.num_workers():
