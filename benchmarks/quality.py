@@ -76,7 +76,7 @@ def perplexity(network: Network, examples: Iterable[Example]) -> float:
         cache = KVCache(max_num_rows=1, max_num_tokens=len(ids), dtype=torch.float32)
         step = Step([Span(0, len(ids), 0, 0)], rows=torch.zeros_like(ids), positions=positions, cache=cache)
         scored = torch.tensor([place for place, part in enumerate(example.parts) if part != Part.CONTEXT])
-        scores = network(ids, positions, scored - 1, step).float()
+        scores = network(ids, positions, scored - 1, step)[0].float()
         total += float(torch.nn.functional.cross_entropy(scores, ids[scored], reduction="none").double().sum())
         num_tokens += len(scored)
     return math.exp(total / num_tokens)

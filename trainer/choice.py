@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-PREFIX = "multiple_choice_head."
 # Beside an adapter, which has no file for whole weights.
 HEAD_FILE = "choice_head.safetensors"
 DROPOUT = 0.1

@@ -20,7 +20,7 @@ from trainer.metrics import reply_figures
 from trainer.model import hidden_states
 from trainer.probe import probe
 from trainer.probes import load_probes
-from trainer.ranking import Ranker, load_head, questions, rank
+from trainer.ranking import Ranker, questions, rank
 from worker.engine.engine import Engine
 from worker.loading import LoadedModel
 from worker.respond import Responder
@@ -74,10 +74,7 @@ class Measurements:
         self.loaded.model.set_attn_implementation("sdpa")
         asked = questions(dialogues, limit=limit, seed=self.seed)
         loaded = self.loaded
-        head = load_head(loaded.checkpoint.folder) if loaded.checkpoint else None
-        ranker = Ranker(
-            loaded.model, loaded.layout, window=loaded.window, head=head.to(loaded.device) if head else None
-        )
+        ranker = Ranker(loaded.model, loaded.layout, window=loaded.window, head=loaded.head)
         return rank(ranker, asked, partial(self._show, "ranking", len(asked)))
 
     def replies(self, dialogues: Sequence[Dialogue]) -> dict[str, Any]:

@@ -23,9 +23,10 @@ from personas.errors import LayoutError
 from personas.layout import Layout
 from personas.persona import GenerationSettings
 from trainer.adapter import adapter_shape, load_adapter, with_adapter
-from trainer.choice import HEAD_FILE, PREFIX, ChoiceHead
+from trainer.choice import HEAD_FILE, ChoiceHead
 from trainer.config import ScratchModel, TrainConfig
 from trainer.layouts import resolve_base
+from worker.head import PREFIX
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ATTENTION = "personabot_training"

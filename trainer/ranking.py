@@ -9,17 +9,14 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from personas.conversation import Role, Turn
 from personas.layout import Layout
-from trainer.choice import PREFIX
 from trainer.formats import DataError, Dialogue
 from trainer.metrics import hit_and_reciprocal_rank, normalised
 
@@ -154,18 +151,6 @@ class Ranker:
         for candidate in candidates:
             types = [*types, *(self._layout.token_types([*context, *candidate]) or [])[len(context) :]]
         return {"token_type_ids": torch.tensor([types], device=self._model.device)}
-
-
-def load_head(folder: Path) -> nn.Linear | None:
-    """Read the next-utterance head of a checkpoint, its own file or the weights'; None where it has none."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            if f"{PREFIX}summary.weight" in file.keys():  # noqa: SIM118
-                weight, bias = (file.get_tensor(f"{PREFIX}summary.{name}").float() for name in ("weight", "bias"))
-                head = nn.Linear(weight.shape[1], 1).requires_grad_(False)
-                head.load_state_dict({"weight": weight, "bias": bias})
-                return head
-    return None
 
 
 def rank(ranker: Ranker, asked: Sequence[Question], progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:

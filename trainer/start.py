@@ -13,7 +13,7 @@ from personas.layout import Layout
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Corpus, Stream
 from trainer.model import TrainingModel
-from trainer.ranking import load_head
+from worker.head import load_head
 
 # A pass over more than this many dialogues is not counted but estimated from so many of them.
 MAX_COUNTED = 2000

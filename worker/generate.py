@@ -99,7 +99,10 @@ def generate(
             future.cancel()
         raise
     texts = [final_text(layout.decoded(completion.ids), task.stop_strings) for completion in completions]
-    place = _best(ids, completions, texts, turns, ranker) if len(texts) > 1 else 0
+    fits = [0.0] * len(texts)
+    if ranker and len(texts) > 1:
+        fits = ranker.scores([(*ids, *layout.reply_ids(text)) for text in texts])
+    place = _best(completions, texts, fits, turns) if len(texts) > 1 else 0
     if task.stream and (rest := texts[place].removeprefix(heard[0].told)):
         task.stream(rest)
     return completions[place], texts[place]
@@ -118,14 +121,7 @@ def completed(futures: Sequence[Future[Completion]]) -> list[Completion]:
     return completions
 
 
-def _best(
-    ids: Ids,
-    completions: Sequence[Completion],
-    texts: Sequence[str],
-    turns: Sequence[Turn],
-    ranker: Ranker | None,
-) -> int:
-    fits = ranker.scores([ids + completion.ids for completion in completions]) if ranker else [0.0] * len(texts)
+def _best(completions: Sequence[Completion], texts: Sequence[str], fits: Sequence[float], turns: Sequence[Turn]) -> int:
     candidates = [
         Candidate(text, completion.mean_log_prob or 0.0, fit)
         for text, completion, fit in zip(texts, completions, fits, strict=True)

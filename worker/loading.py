@@ -27,6 +27,7 @@ from worker.bases import HUB_IDS, base_folder, is_installed
 from worker.device import choose_device, choose_dtype, stored_dtype
 from worker.engine.runner import model_window, vocabulary_size
 from worker.engine.threads import release_team
+from worker.head import load_head
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +50,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory and what belongs to it; `reason` says why this device and this number format."""
+    """A model in memory and what belongs to it; `reason` says why this device and this number format.
+
+    `head`: the checkpoint's next-utterance head, if it has one.
+    """
 
     model: PreTrainedModel
     layout: Layout
@@ -60,6 +64,7 @@ class LoadedModel:
     dtype: torch.dtype
     reason: str
     window: int
+    head: torch.nn.Module | None = None
 
     @property
     def banned_ids(self) -> frozenset[int]:
@@ -90,6 +95,7 @@ def _loaded(model: str | Found, *, device: str, dtype: str, registry: Registry |
     checkpoint = read_checkpoint(folder) if is_checkpoint(folder) else None
     network, layout = _load_ours(checkpoint, stored_dtype(chosen_dtype)) if checkpoint else _load_plain(folder)
     _check_vocabulary(folder, network, layout)
+    head = load_head(folder)
     network.train(False).requires_grad_(False)
     cast(Any, network).to(device=chosen_device, dtype=stored_dtype(chosen_dtype))
     loaded = LoadedModel(
@@ -102,6 +108,7 @@ def _loaded(model: str | Found, *, device: str, dtype: str, registry: Registry |
         dtype=chosen_dtype,
         reason=f"{chosen_device}: {device_reason}; {str(chosen_dtype).removeprefix('torch.')}: {dtype_reason}",
         window=min(model_window(network), layout.max_tokens),
+        head=None if head is None else head.to(chosen_device),
     )
     log.info(
         "model loaded",

@@ -23,6 +23,7 @@ from worker.engine.loop import EngineLoop
 from worker.engine.request import Completion, FinishReason, Ids, SamplingParams
 from worker.engine.vllm_engine import VllmEngine
 from worker.generate import Task, generate
+from worker.head import HeadRanker
 from worker.loading import LoadedModel, load_model
 from worker.ranking import Ranker
 
@@ -54,7 +55,7 @@ class Reply:
 class Responder:
     """Speaks as any persona with one loaded model. Many threads may ask at once.
 
-    `ranker` takes part in choosing between candidates, with a next-utterance head for example.
+    `ranker` takes part in choosing between candidates; without one the model's own next-utterance head, if it has one.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Responder:
     ) -> None:
         self.loaded = loaded
         self.engine = engine
-        self._ranker = ranker
+        self._ranker = ranker or (HeadRanker(engine) if engine.has_head else None)
         checkpoint = loaded.checkpoint.generation if loaded.checkpoint else GenerationSettings()
         self._defaults = (defaults or GenerationSettings()).over(checkpoint)
 

@@ -16,9 +16,9 @@ from trainer.config import ConfigError
 from trainer.data import Batch, bucketed_groups
 from trainer.evaluate import padded
 from trainer.optimizer import Optimizer
-from trainer.ranking import load_head
 from trainer.step import take_gradient
 from trainer.train import Run
+from worker.head import load_head
 
 __all__ = ["tiny_base"]
 MANY = {"data": [{"path": DATA / "personachat.jsonl"}, {"path": DATA / "spc.jsonl"}, {"path": DATA / "parlai.txt"}]}

@@ -14,10 +14,10 @@ from personas.layout import ConvaiLayout, Part
 from tests.helpers.layouts import tokenizer_json
 from tests.helpers.tiny_families import WINDOW, tiny_gpt2
 from tests.helpers.tiny_model import tiny_checkpoint
-from trainer.choice import PREFIX
 from trainer.formats import Choice, DataError, Dialogue
 from trainer.metrics import normalised
-from trainer.ranking import Question, Ranker, digest, load_head, questions, rank
+from trainer.ranking import Question, Ranker, digest, questions, rank
+from worker.head import PREFIX, load_head
 from worker.loading import LoadedModel, load_model
 
 FACTS = ("my name is ada.", "i keep two dogs.")

@@ -19,7 +19,7 @@ from worker.engine.loop import MAX_GENERATION_S, EngineLoop, Outcome
 from worker.engine.prefix import PrefixCounts
 from worker.engine.request import Chunk, FinishReason, Request, Sequence
 from worker.engine.runner import Runner, TokenTypes, make_runner, model_window
-from worker.engine.sampler import Choice, Sampler, Token
+from worker.engine.sampler import Choice, Fit, Sampler, Token
 from worker.engine.scheduler import Scheduler
 from worker.engine.threads import release_team, threads_for
 
@@ -57,6 +57,7 @@ class Engine(EngineLoop):
         dtype: torch.dtype | None = None,
         frees_weights: bool = False,
         token_types: TokenTypes | None = None,
+        head: torch.nn.Module | None = None,
     ) -> None:
         super().__init__(
             window=min(window or model_window(model), model_window(model)),
@@ -72,7 +73,9 @@ class Engine(EngineLoop):
             dtype=dtype,
             frees_weights=frees_weights,
             token_types=token_types,
+            head=head,
         )
+        self.has_head = head is not None
         release_team()
         self._sampler = Sampler(banned_ids=banned_ids, stop_ids=self._stop_ids, device=device)
         self._scheduler = Scheduler(
@@ -95,6 +98,7 @@ class Engine(EngineLoop):
             window=loaded.window,
             dtype=loaded.dtype,
             token_types=None if loaded.layout.token_types(()) is None else loaded.layout.token_types,
+            head=loaded.head,
             **options,
         )
 
@@ -144,7 +148,8 @@ class Engine(EngineLoop):
     def _compute(self, chunks: list[Chunk]) -> list[Choice | GenerationFailed]:
         """Run and sample: a choice for each chunk that ends its sequence, None for the others."""
         ending = [chunk.sequence for chunk in chunks if chunk.is_last]
-        choices = iter(self._sampler.choose(self._runner.run(chunks), ending))
+        logits, fits = self._runner.run(chunks)
+        choices = iter(self._sampler.choose(logits, ending, fits))
         return [(next(choices) or GenerationFailed(NO_FINITE_SCORE)) if chunk.is_last else None for chunk in chunks]
 
     def _publish(self, computed: list[tuple[Chunk, Choice | GenerationFailed]]) -> None:
@@ -159,6 +164,8 @@ class Engine(EngineLoop):
             sequence.num_cached_tokens = chunk.end
             if isinstance(choice, Token):
                 self._append(sequence, choice)
+            elif isinstance(choice, Fit):
+                self._end(sequence, sequence.completion(FinishReason.STOP, fit=choice.value))
             elif choice is not None:
                 self._branch(sequence, choice)
 

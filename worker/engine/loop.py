@@ -14,7 +14,7 @@ from typing import Self
 
 import structlog
 
-from worker.engine.errors import DeadlinePassed, EngineError, EngineStopped, GenerationFailed
+from worker.engine.errors import DeadlinePassed, EngineError, EngineStopped, GenerationFailed, RequestRefused
 from worker.engine.prefix import PrefixCounts
 from worker.engine.request import Completion, FinishReason, Request, Sequence
 from worker.engine.sampler import Token
@@ -28,6 +28,8 @@ Outcome = Completion | EngineError
 
 class EngineLoop(ABC):
     """A queue, a thread, and the ways in which a request ends. A context manager."""
+
+    has_head = False  # a next-utterance head, which `wants_fit` needs
 
     def __init__(self, *, window: int, stop_ids: Iterable[int], max_num_seqs: int, max_generation_s: float) -> None:
         self.window = window
@@ -52,6 +54,8 @@ class EngineLoop(ABC):
         """Let requests with the same prompt wait: the first computes it, the others take it over from there."""
         sequences: list[Sequence] = []
         for request in requests:
+            if request.wants_fit and not self.has_head:
+                raise RequestRefused("this model has no next-utterance head")
             self._check(request)
             sequences.append(Sequence(request, leader=sequences[0] if sequences else None))
         with self._changed:

@@ -65,7 +65,8 @@ class Request:
 
     `group` is (server, conversation): slots go round between servers, and between the conversations of one. `on_token`
     is called in the engine's thread with each token of the reply; it returns True to end the reply there. Beam search,
-    which knows its tokens only at the end, does not call it. `wants_log_prob` asks how likely it is.
+    which knows its tokens only at the end, does not call it. `wants_log_prob` asks how likely it is. `wants_fit` asks
+    for no reply at all, but how well the end of the prompt continues it, by the model's next-utterance head.
     """
 
     prompt_ids: Ids
@@ -74,6 +75,7 @@ class Request:
     group: tuple[str, str] = ("", "")
     on_token: Callable[[int], bool] | None = None
     wants_log_prob: bool = False
+    wants_fit: bool = False
 
     def check(self, window: int, vocabulary_size: int, max_num_seqs: int) -> None:
         """Raise `RequestRefused` where it can never run."""
@@ -103,7 +105,7 @@ class Completion:
 
     `mean_log_prob`: the model's own log-probability of the tokens, the end token included, per token in nats: at
     temperature 1, before anything is biased or filtered out; in a beam search, what that ranked by. None where it was
-    not asked for.
+    not asked for. `fit`: the logit of the next-utterance head, where that was asked for.
     """
 
     ids: Ids
@@ -114,6 +116,7 @@ class Completion:
     total_s: float
     seed: int
     mean_log_prob: float | None = None
+    fit: float | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -171,7 +174,12 @@ class Sequence:
         return max(limit, num_prompt + 1)
 
     def completion(
-        self, reason: FinishReason, *, reply: Ids | None = None, mean_log_prob: float | None = None
+        self,
+        reason: FinishReason,
+        *,
+        reply: Ids | None = None,
+        mean_log_prob: float | None = None,
+        fit: float | None = None,
     ) -> Completion:
         """Describe the reply, its own or what a beam search found; the end token that stopped it is left out."""
         now = time.monotonic()
@@ -187,6 +195,7 @@ class Sequence:
             total_s=now - self.submitted_at,
             seed=self.params.seed,
             mean_log_prob=mean_log_prob if self.request.wants_log_prob else None,
+            fit=fit,
         )
 
 

@@ -7,11 +7,11 @@ replace: one forward pass per chunk, with the model's own cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import structlog
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from worker.engine.attention import ATTENTION, Span, Step, UnsupportedModel
@@ -31,6 +31,14 @@ MAX_WINDOW = 2048
 TokenTypes = Callable[[Sequence[int]], list[int] | None]
 
 
+class Computed(NamedTuple):
+    """What comes after the n chunks that end their sequences: the scores of the next token (n, V) and, where there is
+    a next-utterance head, how well each sequence's end continues it (n,)."""
+
+    logits: Tensor
+    fits: Tensor | None = None
+
+
 class Runner(Protocol):
     """Computes chunks."""
 
@@ -42,8 +50,8 @@ class Runner(Protocol):
     def attach(self, slot: int, ids: Sequence[int]) -> int:
         """Make `slot` ready for a sequence that begins with `ids`; return how many of them it holds (< len(ids))."""
 
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Compute `chunks` and return the scores (n, V) after those that are the last of their sequence, in order."""
+    def run(self, chunks: Sequence[Chunk]) -> Computed:
+        """Compute `chunks`; return what comes after those that are the last of their sequence, in order."""
 
     def release(self, slot: int, ids: Sequence[int]) -> None:
         """The sequence in `slot` has ended; what was computed of it are `ids`."""
@@ -64,11 +72,12 @@ def make_runner(
     frees_weights: bool = False,
     max_saved_bytes: int = MAX_SAVED_BYTES,
     token_types: TokenTypes | None = None,
+    head: nn.Module | None = None,
 ) -> Runner:
     """Return the fastest runner that computes what the model computes, with weights in `dtype` where it packs them.
 
     With `frees_weights` it keeps the packed weights only, and the model can't compute any more. With `token_types`
-    the model is given those too.
+    the model is given those too. `head` (…, E) → (…, 1) scores the last states.
     """
     dtype = dtype or model.dtype
 
@@ -80,11 +89,12 @@ def make_runner(
             window=window,
             max_saved_bytes=max_saved_bytes,
             token_types=token_types,
+            head=head,
         )
 
     own = network_for(model, dtype=dtype)
     if token_types is not None and not isinstance(own, Gpt2):
-        return SequentialRunner(model, token_types)
+        return SequentialRunner(model, token_types, head)
     if own is not None:
         runner = ragged(own)
         if frees_weights:
@@ -95,12 +105,12 @@ def make_runner(
         log.warning("this family has no packed weights", model=family, asked=str(dtype), used=str(model.dtype))
     before = model.config._attn_implementation
     try:
-        runner = ragged(General(model))
+        runner = ragged(General(model, needs_states=head is not None))
         _check_agreement(model, runner, before)
     except Exception as error:
         log.warning("no batched runner for this model, one request at a time", model=family, why=str(error))
         model.set_attn_implementation(before)
-        return SequentialRunner(model)
+        return SequentialRunner(model, head=head)
     return runner
 
 
@@ -116,8 +126,10 @@ class RaggedRunner:
         window: int,
         max_saved_bytes: int = MAX_SAVED_BYTES,
         token_types: TokenTypes | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         self._network = network
+        self._head = head
         self._token_types = token_types
         self._device = device
         # A CPU attends with single queries much faster in fp32, whatever the weights are.
@@ -137,7 +149,7 @@ class RaggedRunner:
         return self._memory.attach(slot, ids)
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, chunks: Sequence[Chunk]) -> Computed:
         """Compute `chunks` together."""
         placed = sorted(
             ((chunk.num_tokens > 1, self._memory.row_of(_slot(chunk)), chunk) for chunk in chunks),
@@ -160,10 +172,10 @@ class RaggedRunner:
         last = torch.tensor([ends[id(chunk)] for chunk in chunks if chunk.is_last], dtype=torch.long)
         step = Step(spans, rows=columns[2], positions=columns[1], cache=self._cache)
         types = self._types([chunk for _, _, chunk in placed])
-        logits = self._network(columns[0], columns[1], last.to(self._device, non_blocking=True), step, **types)
+        logits, states = self._network(columns[0], columns[1], last.to(self._device, non_blocking=True), step, **types)
         for chunk in chunks:
             self._memory.computed(_slot(chunk), chunk.sequence.ids, chunk.end)
-        return logits.float()
+        return Computed(logits.float(), _fits(self._head, states))
 
     def _types(self, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
         if self._token_types is None:
@@ -179,11 +191,16 @@ class RaggedRunner:
 class SequentialRunner:
     """One forward pass per chunk with the model's own cache, and without a cache where the model has none."""
 
-    def __init__(self, model: PreTrainedModel, token_types: TokenTypes | None = None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, token_types: TokenTypes | None = None, head: nn.Module | None = None
+    ) -> None:
         self._model = model
         self._token_types = token_types
+        self._head = head
         self._states: dict[int, tuple[Any, int]] = {}
-        self._options = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+        self._options: dict[str, Any] = {"logits_to_keep": 1} if accepts(model, "logits_to_keep") else {}
+        if head is not None:
+            self._options["output_hidden_states"] = True
         self.prefix_counts = PrefixCounts()
 
     @property
@@ -192,11 +209,14 @@ class SequentialRunner:
         return vocabulary_size(self._model)
 
     @torch.inference_mode()
-    def run(self, chunks: Sequence[Chunk]) -> Tensor:
+    def run(self, chunks: Sequence[Chunk]) -> Computed:
         """Compute `chunks` one after the other."""
-        logits = [(chunk.is_last, self._run_one(chunk)) for chunk in chunks]
-        wanted = [row for is_last, row in logits if is_last]
-        return torch.stack(wanted) if wanted else torch.empty((0, self.vocabulary_size))
+        computed = [(chunk.is_last, self._run_one(chunk)) for chunk in chunks]
+        wanted = [row for is_last, row in computed if is_last]
+        if not wanted:
+            return Computed(torch.empty((0, self.vocabulary_size)))
+        logits, states = zip(*wanted, strict=True)
+        return Computed(torch.stack(logits), _fits(self._head, None if states[0] is None else torch.stack(states)))
 
     def attach(self, slot: int, ids: Sequence[int]) -> int:
         """Nothing is there: every sequence is computed from its beginning."""
@@ -206,7 +226,8 @@ class SequentialRunner:
         """Drop the slot's cache."""
         self._states.pop(slot, None)
 
-    def _run_one(self, chunk: Chunk) -> Tensor:
+    def _run_one(self, chunk: Chunk) -> tuple[Tensor, Tensor | None]:
+        """Return the scores (V,) and, where a head asks for it, the state (E,) after the chunk."""
         state, num_cached = self._states.pop(_slot(chunk), (None, 0))
         options: dict[str, Any] = dict(self._options)
         if state is not None and num_cached == chunk.start:
@@ -221,8 +242,11 @@ class SequentialRunner:
         state = getattr(output, "past_key_values", None)
         if state is not None:
             self._states[_slot(chunk)] = state, chunk.end
-        row: Tensor = output.logits[0, -1].float()
-        return row
+        return output.logits[0, -1].float(), None if self._head is None else output.hidden_states[-1][0, -1]
+
+
+def _fits(head: nn.Module | None, states: Tensor | None) -> Tensor | None:
+    return None if head is None or states is None else head(states.float())[:, 0]
 
 
 def _types_of(chunk: Chunk, token_types: TokenTypes) -> list[int]:
@@ -243,9 +267,9 @@ def _check_agreement(model: PreTrainedModel, runner: RaggedRunner, attention: st
     first.slot, second.slot = 0, 1
     runner.run([Chunk(first, 4)])
     first.num_cached_tokens = 4
-    rows = [*runner.run([Chunk(first, 3), Chunk(second, 4)])]  # ends the first prompt, all but one of the second
+    rows = [*runner.run([Chunk(first, 3), Chunk(second, 4)]).logits]  # ends the first prompt, all but one of the second
     second.num_cached_tokens = 4
-    rows += [*runner.run([Chunk(second, 1)])]
+    rows += [*runner.run([Chunk(second, 1)]).logits]
     for slot in (0, 1):
         runner.release(slot, ())
     model.set_attn_implementation(attention)

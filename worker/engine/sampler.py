@@ -32,7 +32,13 @@ class Token(NamedTuple):
     log_prob: float
 
 
-Choice = Token | list[Continuation] | None
+class Fit(NamedTuple):
+    """How well a prompt's end continues it: what a request without a reply wants instead of a token."""
+
+    value: float
+
+
+Choice = Token | Fit | list[Continuation] | None
 
 
 class Sampler:
@@ -46,13 +52,21 @@ class Sampler:
         self._stop_ids = frozenset(stop_ids)
 
     @torch.inference_mode()
-    def choose(self, logits: Tensor, sequences: Sequence[Running]) -> list[Choice]:
-        """Choose from logits (B, V): a token for each sequence, or for a beam its best continuations."""
+    def choose(self, logits: Tensor, sequences: Sequence[Running], fits: Tensor | None = None) -> list[Choice]:
+        """Choose from logits (B, V): a token for each sequence, or for a beam its best continuations.
+
+        Who wants a fit only gets that of `fits` (B,).
+        """
         choices: list[Choice] = [None] * len(sequences)
-        beams = [row for row, sequence in enumerate(sequences) if sequence.params.num_beams > 1]
-        rest = [row for row in range(len(sequences)) if row not in beams]
+        if fits is not None and any(sequence.request.wants_fit for sequence in sequences):
+            choices = [
+                Fit(value) if s.request.wants_fit else None for s, value in zip(sequences, fits.tolist(), strict=True)
+            ]
+        replies = [row for row, choice in enumerate(choices) if choice is None]
+        beams = [row for row in replies if sequences[row].params.num_beams > 1]
+        rest = [row for row in replies if row not in beams]
         if rest:
-            own = logits if not beams else logits[rest]
+            own = logits if len(rest) == len(sequences) else logits[rest]
             chosen = self.sample(own, [sequences[row] for row in rest])
             log_probs = self._log_probs(own, chosen, [sequences[row].request.wants_log_prob for row in rest])
             for row, token, log_prob in zip(rest, chosen, log_probs, strict=True):

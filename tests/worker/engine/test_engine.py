@@ -16,6 +16,7 @@ from tests.helpers.tiny_families import FAMILIES, VOCABULARY_SIZE, WINDOW, promp
 from worker.engine.engine import Engine
 from worker.engine.errors import DeadlinePassed, EngineBusy, EngineStopped, GenerationFailed, RequestRefused
 from worker.engine.request import Chunk, Completion, FinishReason, Request, SamplingParams
+from worker.engine.runner import Computed
 
 WAIT_S = 60
 PLAIN_GREEDY = SamplingParams(do_sample=False, repetition_penalty=1.0, max_new_tokens=24)
@@ -43,7 +44,7 @@ class Stepper:
         self.vocabulary_size = self._inner.vocabulary_size
         engine._runner = self
 
-    def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def run(self, chunks: Sequence[Chunk]) -> Computed:
         self.batches.append(list(chunks))
         self._arrived.release()
         assert self._permits.acquire(timeout=WAIT_S)
@@ -237,7 +238,7 @@ def test_an_error_in_a_step_fails_only_the_request_that_causes_it() -> None:
     engine = Engine(tiny_gpt2(), max_num_seqs=4)
     inner = engine._runner.run
 
-    def run(chunks: Sequence[Chunk]) -> torch.Tensor:
+    def run(chunks: Sequence[Chunk]) -> Computed:
         if any(66 in chunk.sequence.request.prompt_ids for chunk in chunks):
             raise RuntimeError("out of luck")
         return inner(chunks)

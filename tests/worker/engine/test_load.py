@@ -15,6 +15,7 @@ from tests.helpers.tiny_families import prompts, tiny_gpt2
 from worker.engine.engine import Engine
 from worker.engine.errors import DeadlinePassed, EngineBusy, GenerationFailed
 from worker.engine.request import Chunk, Completion, Request, SamplingParams
+from worker.engine.runner import Computed
 
 WAIT_S = 60
 POISON = 66
@@ -37,7 +38,7 @@ class Unsteady:
         self.attach, self.release = self._inner.attach, self._inner.release
         engine._runner = self
 
-    def run(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+    def run(self, chunks: Sequence[Chunk]) -> Computed:
         slots = [chunk.sequence.slot for chunk in chunks]
         assert len(set(slots)) == len(slots) <= NUM_SLOTS
         if sum(chunk.num_tokens for chunk in chunks) > 24:

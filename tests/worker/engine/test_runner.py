@@ -70,7 +70,7 @@ def running(slot: int, ids: Sequence[int]) -> Running:
 def advance(runner: Runner, *pieces: tuple[Running, int]) -> torch.Tensor:
     """Compute one step, and let the sequences remember what is cached."""
     chunks = [Chunk(sequence, num_tokens) for sequence, num_tokens in pieces]
-    logits = runner.run(chunks)
+    logits = runner.run(chunks).logits
     ends = [chunk.end for chunk in chunks]
     for chunk, end in zip(chunks, ends, strict=True):
         chunk.sequence.num_cached_tokens = end

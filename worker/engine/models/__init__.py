@@ -18,8 +18,11 @@ class Network(Protocol):
 
     vocabulary_size: int
 
-    def __call__(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> Tensor:
-        """Compute the rows ids and positions (T,); return the scores (n, V) after the rows `last` (n,)."""
+    def __call__(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+        """Compute the rows ids and positions (T,); return what comes after the rows `last` (n,).
+
+        That is the scores (n, V) and the states (n, E) they are computed from, None where nobody needs those.
+        """
 
 
 def network_for(model: PreTrainedModel, *, dtype: torch.dtype) -> Network | None:

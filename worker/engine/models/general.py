@@ -12,22 +12,26 @@ from worker.engine.attention import ATTENTION, Step, UnsupportedModel
 
 
 class General:
-    """The model's own forward pass over the rows of a step, with our attention."""
+    """The model's own forward pass over the rows of a step, with our attention; `needs_states` where a head does."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, needs_states: bool = False) -> None:
         model.set_attn_implementation(ATTENTION)
         self.vocabulary_size = vocabulary_size(model)
         self._model = model
+        self._needs_states = needs_states
         self._can_choose_logits = accepts(model, "logits_to_keep")
 
-    def __call__(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> Tensor:
-        """Compute the rows ids and positions (T,); return the scores (n, V) after the rows `last` (n,)."""
+    def __call__(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+        """Compute the rows ids and positions (T,); return scores and states after the rows `last` (n,)."""
         options: dict[str, Any] = {"logits_to_keep": last} if self._can_choose_logits else {}
+        if self._needs_states:
+            options["output_hidden_states"] = True
         output = self._model(input_ids=ids[None], position_ids=positions[None], use_cache=False, step=step, **options)
         if not step.num_layers_seen:
             raise UnsupportedModel("the model does not use the attention interface of transformers")
         logits: Tensor = output.logits[0]
-        return logits if self._can_choose_logits else logits[last]
+        states = output.hidden_states[-1][0, last] if self._needs_states else None
+        return logits if self._can_choose_logits else logits[last], states
 
 
 def accepts(model: PreTrainedModel, name: str) -> bool:

@@ -100,8 +100,8 @@ class Gpt2:
 
     def __call__(
         self, ids: Tensor, positions: Tensor, last: Tensor, step: Step, token_types: Tensor | None = None
-    ) -> Tensor:
-        """Compute the rows ids, positions and token_types (T,); return the scores (n, V) after the rows `last` (n,)."""
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the rows ids, positions and token_types (T,); return scores and states after the rows `last`."""
         x = F.embedding(ids, self._tokens).to(self._stream) + F.embedding(positions, self._positions)
         if token_types is not None:
             x += F.embedding(token_types, self._tokens)
@@ -109,4 +109,5 @@ class Gpt2:
             qkv = layer.qkv(layer.norm_attention(x)).view(len(x), 3, self._num_heads, -1)
             x += layer.out(step.attend(index, qkv[:, 0], qkv[:, 1:], layer.scaling))
             x += layer.down(layer.up(layer.norm_mlp(x)))
-        return self._head(self._norm(x[last]))
+        states = self._norm(x[last])
+        return self._head(states), states

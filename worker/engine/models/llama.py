@@ -99,8 +99,8 @@ class Llama:
             and model.model.rotary_emb.rope_type in FIXED_ROTARY
         )
 
-    def __call__(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> Tensor:
-        """Compute the rows ids and positions (T,); return the scores (n, V) after the rows `last` (n,)."""
+    def __call__(self, ids: Tensor, positions: Tensor, last: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Compute the rows ids and positions (T,); return scores and states after the rows `last` (n,)."""
         x = F.embedding(ids, self._tokens).to(self._stream)
         turns = self._turns(positions)
         num_rotated = self._num_heads + self._num_kv_heads
@@ -111,7 +111,8 @@ class Llama:
             x += layer.out(step.attend(index, heads[:, : self._num_heads], kv, self._width**-0.5))
             gate, up = layer.gate_and_up(layer.norm_mlp(x)).chunk(2, dim=-1)
             x += layer.down(F.silu(gate).mul_(up))
-        return self._head(self._norm(x[last]))
+        states = self._norm(x[last])
+        return self._head(states), states
 
     def _turns(self, positions: Tensor) -> Tensor:
         """The rotation of each row, as complex numbers (T, 1, D/2)."""

@@ -1,0 +1,54 @@
+"""The next-utterance head of a checkpoint: which of several replies is the right one, told by the state at its end.
+
+Reads it, and ranks by it. What it is trained by is `trainer.choice`'s business; the engine computes the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import structlog
+from safetensors import safe_open
+from torch import nn
+
+from worker.engine.errors import EngineError
+from worker.engine.loop import EngineLoop
+from worker.engine.request import Request
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "multiple_choice_head."  # as in GPT2DoubleHeadsModel
+PATIENCE_S = 10.0
+
+
+def load_head(folder: Path) -> nn.Linear | None:
+    """Read the next-utterance head of a checkpoint, its own file or the weights'; None where it has none."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            if f"{PREFIX}summary.weight" in file.keys():  # noqa: SIM118
+                weight, bias = (file.get_tensor(f"{PREFIX}summary.{name}").float() for name in ("weight", "bias"))
+                head = nn.Linear(weight.shape[1], 1).requires_grad_(False)
+                head.load_state_dict({"weight": weight, "bias": bias})
+                return head
+    return None
+
+
+class HeadRanker:
+    """Lets the engine's model score candidates by its head. The prompt they share is not computed again."""
+
+    def __init__(self, engine: EngineLoop) -> None:
+        self._engine = engine
+
+    def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        """Return a logit for each prompt with its whole reply, in ids; none is better where the engine has no time."""
+        longest = self._engine.window - 1
+        try:
+            requests = [
+                Request(prompt_ids=tuple(ids[:longest]), wants_fit=True, timeout_s=PATIENCE_S) for ids in sequences
+            ]
+            completions = [future.result() for future in [self._engine.submit(request) for request in requests]]
+        except EngineError as error:
+            log.warning("candidates were not ranked by the head", num_candidates=len(sequences), why=str(error))
+            return [0.0] * len(sequences)
+        return [completion.fit or 0.0 for completion in completions]
