@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from bots.command import Attachment, Caller, Permission, Response
-from bots.commands import COMMANDS, UNKNOWN, find, run
+from bots.commands import COMMANDS, UNKNOWN, find, pressed, run
 from bots.services import Services
 from bots.typed import read_command
 from bots.workshop import is_data_file, safe_name
@@ -20,9 +21,10 @@ from worker.queue.job import Job, State
 HERE = Conversation("discord", "42")
 ADMIN = Caller(HERE, "7", "Ann", is_group=True)
 STRANGERS = [
-    Caller(HERE, "8", "Ben", is_moderator=True, is_group=True),
+    Caller(HERE, "8", "who manages this server", is_moderator=True, is_group=True),
+    Caller(Conversation("discord", "99"), "9", "who manages another server", is_moderator=True, is_group=True),
     Caller(Conversation("telegram", "42"), "7", "an administrator's id on another platform", is_moderator=True),
-    Caller(Conversation("discord", "1"), "77", is_moderator=True),
+    Caller(Conversation("discord", "1"), "77", "who writes privately", is_moderator=True),
 ]
 
 
@@ -53,14 +55,40 @@ def only_job(services: Services) -> Job:
 
 
 @pytest.mark.parametrize("command", [c.name for c in COMMANDS if c.permission is Permission.ADMIN])
-async def test_strangers_are_told_nothing_and_change_nothing(shop: Services, command: str) -> None:
+async def test_strangers_are_told_nothing_change_nothing_and_are_logged(shop: Services, command: str) -> None:
     found = find(command)
     assert found is not None
     given = {option.name: "ada" for option in found.options}
     for caller in STRANGERS:
-        refused = await run(shop, found, caller, given)
+        with capture_logs() as logged:
+            refused = await run(shop, found, caller, given)
         assert (refused.text, refused.is_private, refused.buttons) == (UNKNOWN, True, ())
+        [line] = logged
+        where = str(caller.conversation)
+        assert line == {
+            "event": "command refused", "log_level": "warning", "command": command, "by": caller.user,
+            "conversation": where,
+        }  # fmt: skip
     assert shop.workshop.jobs.newest() == []
+
+
+async def test_a_forged_button_with_the_id_of_a_real_job_does_and_tells_nothing(shop: Services) -> None:
+    await say(shop, "retrain start ada data=ada.jsonl")
+    job = only_job(shop)
+    checked = shop.workshop.jobs.claim("check")
+    assert checked is not None
+    shop.workshop.jobs.move(checked, State.PROPOSED, report={"dialogues": 40})
+    for data in (f"retrain confirm|{job.id}", f"retrain cancel|{job.id}", f"retrain status|{job.id}"):
+        for caller in STRANGERS:
+            found = pressed(data)
+            assert found is not None
+            with capture_logs() as logged:
+                refused = await run(shop, found[0], caller, found[1])
+            assert (refused.text, refused.replaces) == (UNKNOWN, False)
+            assert [(line["event"], line["by"]) for line in logged] == [("command refused", caller.user)]
+    assert only_job(shop).state is State.PROPOSED
+    for data in ("retrain confirm", "retrain|x", "no such|x", f"status{job.id}|"):
+        assert pressed(data) is None
 
 
 async def test_help_lists_administrators_commands_to_administrators_alone(shop: Services) -> None:
