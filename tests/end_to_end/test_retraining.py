@@ -28,6 +28,7 @@ from worker.queue.job import Job
 from worker.queue.jobs import Jobs
 
 PATIENCE_S = 240.0  # the machine may be busy; a dry run, a training and the gate take some twenty seconds of computing
+MAX_ROLLBACK_S = 10.0  # until every worker says that it serves the version before
 
 
 @dataclass
@@ -92,7 +93,7 @@ async def test_on_telegram_a_file_becomes_the_model_that_answers_next(shop: Shop
     [card] = [message for message in server.sent(chat) if "Start it?" in message.get("text", "")]
     assert "40 dialogues, 160 turns" in card["text"]
     assert "licence: CC0 1.0" in card["text"]
-    assert shop.uploads() == [], "what was read is in the job's folder"
+    await server.until(lambda: shop.uploads() == [])  # what was read is in the job's folder
     assert "not known yet" in card["text"]
 
     # A stranger knows the job's id and forges the button; nothing happens, and nothing is said of the job.
@@ -117,8 +118,10 @@ async def test_on_telegram_a_file_becomes_the_model_that_answers_next(shop: Shop
     num_sent = len(server.texts(chat))
     await server.until(lambda: len(server.texts(chat)) > num_sent, PATIENCE_S)
 
+    asked_at = time.monotonic()
     await server.say(chat, ann, "/model rollback tiny")
     await serves(server, chat, ann, before)
+    assert time.monotonic() - asked_at < MAX_ROLLBACK_S
     assert server.violations == []
 
 
