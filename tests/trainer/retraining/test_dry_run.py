@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from personas.conversation import Role, Turn
 from personas.settings import Settings
@@ -93,6 +94,8 @@ def test_trackers_and_the_share_of_a_gpu_are_those_of_the_settings(tmp_path: Pat
     assert (configured().track, configured().gpu_share) == ((), 0.0)
     chosen = configured(training_track="tensorboard, wandb", training_gpu_share=0.25)
     assert (chosen.track, chosen.gpu_share) == (("tensorboard", "wandb"), 0.25)
+    with pytest.raises(ValidationError):
+        Settings(training_track="tensorboard, mlflow")
 
 
 def test_a_tracker_that_is_not_installed_is_said_before_anything_is_trained(
