@@ -75,6 +75,7 @@ class Task:
             timeout_s=None if self.ends is None else self.ends - time.monotonic(),
             group=self.group,
             on_token=heard.hear if self.stop_strings or self.is_told_as_it_comes else None,
+            is_complete=heard.is_complete if self.stop_strings else None,
             wants_log_prob=self.num_candidates > 1,
         )
 

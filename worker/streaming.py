@@ -30,7 +30,7 @@ class TextStream:
         """Take the next token; return whether the reply ends here, because a stop string has come."""
         self._ids.append(token)
         text = self._decode(self._ids)
-        is_over = any(stop in text for stop in self._stop_strings)
+        is_over = self._has_stop(text)
         sure = (
             final_text(text, self._stop_strings) if is_over else readable(without_begun_stop(text, self._stop_strings))
         )
@@ -38,6 +38,10 @@ class TextStream:
             self._pieces.put(sure[len(self.told) :])
             self.told = sure
         return is_over
+
+    def is_complete(self, ids: Sequence[int]) -> bool:
+        """Return whether a stop string has come in a reply of these `ids`, whatever was heard."""
+        return self._has_stop(self._decode(ids))
 
     def end(self, _: object = None) -> None:
         """Say that no further token will come."""
@@ -47,6 +51,9 @@ class TextStream:
         """Yield the text as it grows, until `end`."""
         while (piece := self._pieces.get()) is not None:
             yield piece
+
+    def _has_stop(self, text: str) -> bool:
+        return any(stop in text for stop in self._stop_strings)
 
 
 def final_text(text: str, stop_strings: Sequence[str]) -> str:

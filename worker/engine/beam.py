@@ -41,7 +41,14 @@ class Beam:
 class BeamSearch:
     """The beams of one request, at first one without a token."""
 
-    def __init__(self, *, num_beams: int, stop_ids: frozenset[int], max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        *,
+        num_beams: int,
+        stop_ids: frozenset[int],
+        max_new_tokens: int,
+        is_complete: Callable[[tuple[int, ...]], bool] | None = None,
+    ) -> None:
         self.num_beams = num_beams
         self.num_looked_at = num_looked_at(num_beams, stop_ids)
         self.is_over = False
@@ -50,6 +57,7 @@ class BeamSearch:
         self._can_improve = True
         self._stop_ids = stop_ids
         self._max_new_tokens = max_new_tokens
+        self._is_complete = is_complete or (lambda _: False)
 
     def advance(self, continuations: Sequence[Sequence[Continuation]]) -> list[Step]:
         """Take the best continuations of every beam, `num_looked_at` of each; return the next beams, the best first."""
@@ -62,7 +70,12 @@ class BeamSearch:
             key=lambda entry: -entry[0],
         )[: self.num_looked_at]
         num_tokens = len(self.beams[0].ids) + 1
-        is_ended = [token in self._stop_ids or num_tokens == self._max_new_tokens for _, _, token in ranked]
+        is_ended = [
+            token in self._stop_ids
+            or num_tokens == self._max_new_tokens
+            or self._is_complete((*self.beams[index].ids, token))
+            for _, index, token in ranked
+        ]
         for (score, index, token), ended in list(zip(ranked, is_ended, strict=True))[: self.num_beams]:
             if ended and self._can_improve:
                 self._found.append(Found(score / num_tokens, (*self.beams[index].ids, token)))
@@ -96,6 +109,7 @@ class BeamGroup:
             num_beams=root.params.num_beams,
             stop_ids=stop_ids,
             max_new_tokens=root.max_tokens(window) - len(root.request.prompt_ids),
+            is_complete=root.request.is_complete,
         )
         self._root = root
         self._stop_ids = stop_ids
@@ -109,10 +123,14 @@ class BeamGroup:
         return [*self._sequences, *self._idle]
 
     def completion(self, reason: FinishReason) -> Completion:
-        """Describe the best reply so far, which ended for `reason` unless it has an end token."""
+        """Describe the best reply so far, which ended for `reason` unless it has an end token or is complete."""
         score, ids = self.search.best()
-        is_stopped = ids[-1] in self._stop_ids
-        return self._root.completion(FinishReason.STOP if is_stopped else reason, reply=ids, mean_log_prob=score)
+        is_complete = self._root.request.is_complete
+        if ids[-1] in self._stop_ids:
+            reason = FinishReason.STOP
+        elif is_complete and is_complete(ids):
+            reason = FinishReason.HEARD
+        return self._root.completion(reason, reply=ids, mean_log_prob=score)
 
     def offer(self, sequence: Running, continuations: Sequence[Continuation]) -> bool:
         """Take the continuations of one beam; return whether those of all beams are here."""

@@ -178,7 +178,13 @@ class Engine(EngineLoop):
         if not group.offer(sequence, continuations):
             return
         root.first_token_at = root.first_token_at or time.monotonic()
-        for beam, ids in group.advance(lambda: self._scheduler.fork(root)):
+        try:
+            moves = group.advance(lambda: self._scheduler.fork(root))
+        except Exception as error:  # as of one who listens
+            log.exception("a listener failed")
+            self._end(root, GenerationFailed(f"what listened to the reply failed: {error!r}"))
+            return
+        for beam, ids in moves:
             assert beam.slot is not None
             self._runner.release(beam.slot, beam.ids[: beam.num_cached_tokens])
             beam.ids = ids

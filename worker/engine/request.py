@@ -65,8 +65,9 @@ class Request:
 
     `group` is (server, conversation): slots go round between servers, and between the conversations of one. `on_token`
     is called in the engine's thread with each token of the reply; it returns True to end the reply there. Beam search,
-    which knows its tokens only at the end, does not call it. `wants_log_prob` asks how likely it is. `wants_fit` asks
-    for no reply at all, but how well the end of the prompt continues it, by the model's next-utterance head.
+    which knows its tokens only at the end, calls `is_complete` instead, with all ids of a beam. `wants_log_prob` asks
+    how likely the reply is. `wants_fit` asks for no reply at all, but how well the end of the prompt continues it, by
+    the model's next-utterance head.
     """
 
     prompt_ids: Ids
@@ -74,6 +75,7 @@ class Request:
     timeout_s: float | None = None
     group: tuple[str, str] = ("", "")
     on_token: Callable[[int], bool] | None = None
+    is_complete: Callable[[Ids], bool] | None = None
     wants_log_prob: bool = False
     wants_fit: bool = False
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.helpers.tiny_families import FAMILIES, prompts, tiny_gpt2
+from tests.helpers.tiny_model import tiny_checkpoint
 from worker.engine.beam import BeamSearch
 from worker.engine.engine import Engine
-from worker.engine.errors import RequestRefused
+from worker.engine.errors import GenerationFailed, RequestRefused
 from worker.engine.request import FinishReason, Request, SamplingParams
 from worker.engine.runner import SequentialRunner
+from worker.loading import load_model
+from worker.streaming import TextStream
 
 WAIT_S = 60
 STOPS = {5, 11}
@@ -105,6 +110,46 @@ def test_a_search_whose_time_is_over_ends_with_the_best_so_far() -> None:
 def test_more_beams_than_slots_are_refused() -> None:
     with Engine(tiny_gpt2(), max_num_seqs=2) as engine, pytest.raises(RequestRefused, match="max_num_seqs"):
         engine.submit(Request(prompt_ids=(1,), params=SamplingParams(num_beams=3)))
+
+
+@pytest.mark.parametrize("stop_strings", [("e",), ("i", "o"), ("no such thing",)], ids=str)
+def test_a_stop_string_ends_a_beam_as_in_generate(tmp_path: Path, stop_strings: tuple[str, ...]) -> None:
+    loaded = load_model(str(tiny_checkpoint(tmp_path / "tiny")), device="cpu", dtype="float32")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tiny" / "tokenizer.json"))
+    params = SamplingParams(num_beams=3, max_new_tokens=14)
+    heard = TextStream(loaded.layout.decoded, stop_strings)
+    expected, completions = [], []
+    with Engine.for_model(loaded) as engine:
+        for prompt in prompts(12, 30, 7):
+            expected.append(
+                found_by_generate(
+                    loaded.model,
+                    prompt,
+                    stops=set(loaded.layout.stop_ids),
+                    suppress_tokens=sorted(loaded.banned_ids),
+                    num_beams=3,
+                    max_new_tokens=14,
+                    stop_strings=[*stop_strings],
+                    tokenizer=tokenizer,
+                )
+            )
+            request = Request(prompt_ids=prompt, params=params, is_complete=heard.is_complete)
+            completions.append(engine.submit(request).result(WAIT_S))
+    assert [completion.ids for completion in completions] == expected
+    is_heard = FinishReason.HEARD in {completion.finish_reason for completion in completions}
+    assert is_heard == (stop_strings != ("no such thing",))
+
+
+def test_an_error_of_who_ends_a_beam_fails_that_request_only() -> None:
+    def refuse(_: object) -> bool:
+        raise ValueError("not today")
+
+    params = SamplingParams(num_beams=2, max_new_tokens=4)
+    with Engine(tiny_gpt2(), max_num_seqs=2) as engine:
+        failing = engine.submit(Request(prompt_ids=(1, 2), params=params, is_complete=refuse))
+        with pytest.raises(GenerationFailed, match="not today"):
+            failing.result(WAIT_S)
+        assert len(engine.submit(Request(prompt_ids=(1, 2), params=params)).result(WAIT_S).ids) == 4
 
 
 def test_a_beam_that_looks_worse_at_first_may_win() -> None:
