@@ -226,7 +226,7 @@ def _check_fitness(loaded: LoadedModel) -> None:
     if why:
         raise SettingsError(f"engine: vllm can't serve {loaded.name}: {why}. Use --engine personabot.")
     if loaded.head is not None:
-        log.warning("vLLM does not compute the next-utterance head: candidates are chosen without it", model=loaded.name)
+        log.warning("vLLM leaves the next-utterance head out: candidates are chosen without it", model=loaded.name)
 
 
 def _start(folder: str, *, window: int, dtype: str, max_num_seqs: int, is_on_cpu: bool) -> Any:
