@@ -46,6 +46,7 @@ from personas.logs import configure_logging
 from personas.settings import load_settings
 from worker.device import DTYPES, choose_device, choose_dtype
 from worker.engine.engine import Engine
+from worker.engine.threads import release_team
 from worker.loading import load_model
 
 OURS, BASELINE = "personabot", "transformers one at a time"
@@ -132,8 +133,8 @@ class Bench:
 
     def add(self, name: str, play: Play) -> None:
         """Let an engine take part, and warm it up."""
-        play(self.talks(2, 1))
-        self.players[name] = play
+        self.players[name] = alone(play)
+        self.players[name](self.talks(2, 1))
 
     def round(self, concurrency: int, num_turns: int, num_baseline_turns: int | None) -> None:
         """Let each engine play the same conversations once, the baseline perhaps only their beginnings."""
@@ -142,6 +143,19 @@ class Bench:
         for name, play in self.players.items():
             given = [turns[:num_baseline_turns] for turns in talks] if name == BASELINE else talks
             self.runs.setdefault(name, {}).setdefault(concurrency, []).append(play(given))
+
+
+def alone(play: Play) -> Play:
+    """Let no threads of this one, which loads and plays `transformers`, be in the way of the engine that plays next."""
+
+    def played(talks: Conversations) -> Run:
+        release_team()
+        try:
+            return play(talks)
+        finally:
+            release_team()
+
+    return played
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
