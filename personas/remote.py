@@ -109,11 +109,15 @@ class Follower:
         for here in read_voices(self._registry).voices:
             if here.by == BY and key_of(here.persona) not in voices:
                 withdraw(self._registry, here.persona)
+        self._voices = {key: voice for key, voice in self._voices.items() if key in voices}
         for key, voice in voices.items():
-            if self._voices.get(key) != voice:
-                give(self._registry, voice.persona, voice.checkpoint, by=BY)
-                log.info("followed the remote", persona=voice.persona, checkpoint=voice.checkpoint)
-        self._voices = voices
+            try:
+                if self._voices.get(key) != voice:
+                    give(self._registry, voice.persona, voice.checkpoint, by=BY)
+                    self._voices[key] = voice
+                    log.info("followed the remote", persona=voice.persona, checkpoint=voice.checkpoint)
+            except PersonabotError as error:
+                log.warning("remote voice not taken, trying again", persona=voice.persona, error=str(error))
 
     def __enter__(self) -> Self:
         self.look()  # before the first model is loaded

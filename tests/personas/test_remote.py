@@ -9,10 +9,10 @@ import fsspec
 import pytest
 
 from personas.errors import CheckpointError, CheckpointRefused, RegistryError
-from personas.lineage import Figure, Lineage, Verdict
-from personas.registry import Registry
+from personas.lineage import Figure, Lineage, Verdict, Voice, Voices
+from personas.registry import VOICES_FILE, Registry
 from personas.remote import Follower, pull, push
-from personas.voices import give, given_voices, withdraw
+from personas.voices import give, given_voices, read_voices, withdraw
 from tests.helpers.bare_checkpoint import bare_checkpoint
 
 REFUSED = Verdict(figures=(Figure(name="bpb_new", value=2.0, limit=1.5, unit="bits per byte"),))
@@ -166,6 +166,23 @@ def test_a_voice_given_here_is_not_taken_away_by_a_store_that_knows_nothing_of_i
     give(there, "Bob", "ada", by="ann")
     follower.look()
     assert given_voices(there) == {"bob": "ada"}
+
+
+def test_a_voice_that_cannot_be_taken_keeps_no_other_from_being_followed(
+    here: Registry, there: Registry, tmp_path: Path, url: str
+) -> None:
+    reference = here.promote(added(here, tmp_path, "one")).reference
+    give(here, "Bob", "ada")
+    push(here, reference, url)
+    files, root = fsspec.core.url_to_fs(url)
+    voices = (Voice(persona="Ann", checkpoint="never-pushed"), *read_voices(here).voices)
+    files.pipe_file(f"{root}/{VOICES_FILE}", Voices(voices=voices).model_dump_json().encode())
+    follower = Follower(there, url)
+    follower.look()
+    assert given_voices(there) == {"bob": "ada"}
+    withdraw(there, "Bob")  # what somebody does here stays, however often the other one is tried again
+    follower.look()
+    assert given_voices(there) == {}
 
 
 def test_a_follower_outlives_a_store_that_is_away_and_a_damaged_version(
