@@ -61,15 +61,14 @@ def _leave(_signal: int, _frame: FrameType | None) -> None:
 
 
 def worker_arguments(settings: Settings) -> list[str]:
-    """Return the worker's command line: what flags may have said goes on; the rest it reads itself."""
+    """Return the worker's command line: what flags may have said goes on, defaults too; the rest it reads itself."""
     flags = {
         "--model-path": settings.model,
         "--device": settings.device,
         "--dtype": settings.dtype,
         "--engine": settings.engine,
     }
-    given = {flag: value for flag, value in flags.items() if value not in ("", "auto", "personabot")}
-    return ["worker", *(word for pair in given.items() for word in pair)]
+    return ["worker", *(word for flag, value in flags.items() if value for word in (flag, value))]
 
 
 class House(ExitStack):
