@@ -66,7 +66,7 @@ def attachment_of(message: telegram.Message) -> Attachment | None:
             await write_pieces(_pieces(file.file_path or ""), path, max_bytes)
         except TelegramError as error:
             raise UnfitFile(f"Telegram does not hand that file over ({error.message}). {ELSEWHERE}") from error
-        except (httpx.HTTPError, FileNotFoundError):
+        except (httpx.HTTPError, FileNotFoundError, PermissionError):
             # The error itself names the address, which holds the bot's token.
             raise UnfitFile(f"Telegram does not hand that file over. {ELSEWHERE}") from None
 
