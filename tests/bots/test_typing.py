@@ -22,7 +22,7 @@ async def test_it_is_shown_again_and_again_until_it_is_stopped() -> None:
 
     typing = Typing(show, every_s=0.01)
     typing.start(HERE)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await twice.wait()
     typing.stop(HERE)
     assert not typing.is_on(HERE)
@@ -38,6 +38,6 @@ async def test_it_lapses_and_says_so() -> None:
     typing = Typing(show, every_s=0.01, longest_s=0.02)
     typing.on_lapse = lapsed.put
     typing.start(HERE)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await lapsed.get() == HERE
     assert not typing.is_on(HERE)
