@@ -16,6 +16,7 @@ from worker.engine.request import SamplingParams
 
 # After so many tokens in vain a row is left to whoever sorts; with top_p 0.9 that is one row in 10^16.
 MAX_ATTEMPTS = 16
+TINY = torch.finfo(torch.float32).tiny
 
 
 def relative(scores: Tensor) -> Tensor:
@@ -31,7 +32,8 @@ def draw_wide(
     Honours top_p and min_p. Row b's noise is that of `keys[b]` at `positions[b]`.
     """
     top_p = torch.tensor([p.top_p for p in params], device=weights.device)
-    min_p = torch.tensor([p.min_p for p in params], device=weights.device)
+    # A GPU rounds each sum by itself: a search in them may hit a token that weighs nothing, because it is forbidden.
+    min_p = torch.tensor([p.min_p or TINY for p in params], device=weights.device)
     sums = weights.cumsum(-1)  # in float64 ten times as long
     totals = sums[:, -1]
     attempts = torch.arange(MAX_ATTEMPTS, device=weights.device).expand(len(params), -1)
