@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from benchmarks.limits import products_tokens_per_s, read_bytes_per_s, weight_by
 from benchmarks.peers import (
     Subject,
     play_continuous_batches,
+    play_ctranslate2,
     play_one_at_a_time,
     play_ours,
     play_static_batches,
@@ -51,6 +53,7 @@ from worker.loading import load_model
 
 OURS, BASELINE = "personabot", "transformers one at a time"
 QUICK_CONCURRENCIES = (1, 16)
+CTRANSLATE2_DTYPES = ("float32", "int8")
 # True shapes with random weights: speed does not depend on what a model says.
 SHAPES = {
     "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},
@@ -167,6 +170,8 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         if flags.peers:
             bench.add("transformers static batches", play_static_batches(subject, max(flags.concurrency)))
             bench.add("transformers continuous batches", play_continuous_batches(subject, max(flags.concurrency)))
+            for dtype in CTRANSLATE2_DTYPES if find_spec("ctranslate2") else []:
+                bench.add(f"CTranslate2 {dtype}", play_ctranslate2(subject, max(flags.concurrency), dtype=dtype))
         names = dtypes_here(flags.dtype)[: 2 if flags.quick else None]  # a third format would take too long for that
         for dtype in names:
             stack.enter_context(bench.ours(dtype))
@@ -250,7 +255,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each engine runs (medians are shown)")
     parser.add_argument("--turns", type=int, default=4, help="turns of each conversation")
     parser.add_argument("--baseline-turns", type=int, help="let the baseline play only so many turns of each")
-    parser.add_argument("--peers", action="store_true", help="also static and continuous batches of transformers")
+    parser.add_argument(
+        "--peers", action="store_true", help="also batches of transformers, and CTranslate2 if installed"
+    )
     parser.add_argument("--vllm-python", help="the Python of an environment with vLLM; it takes part")
     parser.add_argument("--vllm-dtype", nargs="+", default=["bfloat16"], help="float32, bfloat16 (default)")
     parser.add_argument(

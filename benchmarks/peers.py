@@ -1,11 +1,12 @@
-"""How each engine plays the workload: ours, three ways of `transformers`, and vLLM in a process of its own."""
+"""How each engine plays the workload: ours, three ways of `transformers`, CTranslate2, and vLLM in its own process."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +66,15 @@ def play_ours(engine: Engine) -> Play:
 
 def play_one_at_a_time(subject: Subject) -> Play:
     """Return a player that answers message after message with `generate`, first come, first served."""
-    return _play_batches(subject, batch_size=1)
+    return _play_generate(subject, batch_size=1)
 
 
 def play_static_batches(subject: Subject, batch_size: int) -> Play:
     """Return a player that answers `batch_size` messages at a time, padded on the left, until the longest ends."""
-    return _play_batches(subject, batch_size)
+    return _play_generate(subject, batch_size)
 
 
-def _play_batches(subject: Subject, batch_size: int) -> Play:
+def _play_generate(subject: Subject, batch_size: int) -> Play:
     @torch.inference_mode()
     def answer(turns: Sequence[Turn]) -> None:
         torch.manual_seed(turns[0].seed)
@@ -87,6 +88,10 @@ def _play_batches(subject: Subject, batch_size: int) -> Play:
         n = max(turn.num_new_tokens for turn in turns)
         subject.model.generate(ids, attention_mask=mask, generation_config=_config(subject, n))  # type: ignore[operator]
 
+    return _play_batches(batch_size, answer)
+
+
+def _play_batches(batch_size: int, answer: Callable[[Sequence[Turn]], object]) -> Play:
     def play(talks: Conversations) -> Run:
         under_way = Talks(talks)
         line = under_way.opening()
@@ -127,6 +132,53 @@ def play_continuous_batches(subject: Subject, max_num_seqs: int) -> Play:
         return under_way.run()
 
     return play
+
+
+def play_ctranslate2(subject: Subject, batch_size: int, *, dtype: str) -> Play:
+    """Return a player on CTranslate2, which has to be installed: `batch_size` messages until the longest ends."""
+    from ctranslate2 import Generator
+    from ctranslate2.converters import TransformersConverter
+
+    class Tokens:
+        """Stands for a tokenizer: every id is a word."""
+
+        bos_token = eos_token = unk_token = str(min(subject.stop_ids))
+
+        def get_vocab(self) -> dict[str, int]:
+            return {str(token): token for token in range(subject.model.config.vocab_size)}
+
+    class Converter(TransformersConverter):
+        """Takes the model that is in memory."""
+
+        def load_model(self, *_: object, **__: object) -> PreTrainedModel:
+            return subject.model
+
+        def load_tokenizer(self, *_: object, **__: object) -> Tokens:
+            return Tokens()
+
+    with tempfile.TemporaryDirectory() as scratch:
+        subject.model.config.save_pretrained(scratch)
+        folder = Converter(scratch).convert(str(Path(scratch, dtype)), quantization=dtype)
+        generator = Generator(folder, device="cpu", compute_type=dtype, intra_threads=torch.get_num_threads())
+
+    def answer(turns: Sequence[Turn]) -> None:
+        n = max(turn.num_new_tokens for turn in turns)
+        replies = generator.generate_batch(
+            [[*map(str, turn.prompt_ids)] for turn in turns],
+            min_length=n,
+            max_length=n,
+            suppress_sequences=[[str(token)] for token in sorted(subject.banned_ids)] or None,
+            end_token=[*map(str, sorted(subject.stop_ids))],
+            include_prompt_in_result=False,
+            sampling_topk=0,
+            sampling_topp=SAMPLING["top_p"],
+            sampling_temperature=SAMPLING["temperature"],
+            repetition_penalty=SAMPLING["repetition_penalty"],
+        )
+        if {len(reply.sequences_ids[0]) for reply in replies} != {n}:
+            raise RuntimeError("CTranslate2 did not generate as many tokens as it was asked for")
+
+    return _play_batches(batch_size, answer)
 
 
 def _config(subject: Subject, num_new_tokens: int, **options: float) -> GenerationConfig:

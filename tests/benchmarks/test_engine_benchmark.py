@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.engine import BASELINE, OURS, SHAPES, dtypes_here, paired_ratio, subject_for
 from benchmarks.limits import matrices, weight_bytes
-from benchmarks.peers import play_static_batches
+from benchmarks.peers import play_ctranslate2, play_static_batches
 from benchmarks.plot import draw
 from benchmarks.workload import Run, Talks, Turn, conversations, figures, percentile
 from tests.helpers.tiny_families import tiny_gpt2
@@ -64,6 +64,15 @@ def test_static_batches_answer_every_turn(tiny: Path) -> None:
     run = play_static_batches(subject, 2)(talks)
     assert run.num_tokens == sum(turn.num_new_tokens for turns in talks for turn in turns)
     assert len(run.latencies_s) == 6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_ctranslate2_generates_as_many_tokens_as_it_is_asked_for(tiny: Path, dtype: str) -> None:
+    pytest.importorskip("ctranslate2")
+    subject = subject_for(str(tiny), None)
+    talks = conversations(subject.allowed, window=subject.window, number=3, num_turns=2)
+    run = play_ctranslate2(subject, 2, dtype=dtype)(talks)
+    assert run.num_tokens == sum(turn.num_new_tokens for turns in talks for turn in turns)
 
 
 def test_the_matrices_are_those_that_a_row_meets() -> None:
