@@ -2,6 +2,9 @@
 
 import os
 
+# Before anything imports torch: of several test processes, each would take all cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from hypothesis import settings
 
 from tests.helpers.cli import home, tiny_model

@@ -58,7 +58,7 @@ def write_data(path: Path, *, num_dialogues: int = NUM_DIALOGUES) -> Path:
 
 def start_training_worker(url: str, home: Path, model: Path | None = None, **settings: str) -> subprocess.Popen[bytes]:
     """Start `personabot worker --queues training` as an operator does; without `model` for what the registry chose."""
-    given = {"REDIS_URL": url, "PERSONABOT_DEVICE": "cpu", "PERSONABOT_LEASE_S": "1.5"}
+    given = {"REDIS_URL": url, "PERSONABOT_DEVICE": "cpu", "PERSONABOT_LEASE_S": "4"}
     given |= {"PERSONABOT_MODEL": str(model)} if model else {}
     return subprocess.Popen(
         [sys.executable, "-m", "personabot", "worker", "--queues", "training"],

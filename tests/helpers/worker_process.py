@@ -33,7 +33,7 @@ def worker_process(
         "REDIS_URL": url,
         "PERSONABOT_MODEL": str(model),
         "PERSONABOT_DEVICE": "cpu",
-        "PERSONABOT_LEASE_S": "2",
+        "PERSONABOT_LEASE_S": "6",  # who kills a worker, and waits for its lease to end, gives it less
         "OMP_NUM_THREADS": "1",
         "PERSONABOT_DATA_DIR": str(model.parent),
     }

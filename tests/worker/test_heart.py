@@ -21,7 +21,7 @@ from worker.queue.mailbox import Mailbox
 from worker.queue.message import Message
 
 ROOM = Conversation("discord", "42")
-LEASE_S = 1.0
+LEASE_S = 3.0  # the machine may be busy: a worker that stands still for so long loses its claims
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_slow_reply_keeps_its_claim_beyond_the_lease(
         wait_until(replies.held, "the reply is under way")
         begun = redis_client.zscore(keys.CLAIMS, str(ROOM)) or 0
         wait_until(
-            lambda: (redis_client.zscore(keys.CLAIMS, str(ROOM)) or 0) > begun + 2 * LEASE_S, "it was renewed often"
+            lambda: (redis_client.zscore(keys.CLAIMS, str(ROOM)) or 0) > begun + LEASE_S, "its first lease has ended"
         )
         assert other.sweep() == []
         script.resume()

@@ -98,7 +98,8 @@ def test_worker_answers_everybody_in_order_with_the_channels_persona(
 def test_reply_of_a_worker_killed_in_the_middle_arrives_exactly_once(
     redis_server: str, redis_client: redis.Redis, publisher: Publisher, model: Path
 ) -> None:
-    with worker_process(redis_server, model) as worker:
+    # A short lease: while the next worker starts it is over.
+    with worker_process(redis_server, model, PERSONABOT_LEASE_S="3") as worker:
         begin_long_reply(redis_client, publisher)
         worker.send_signal(signal.SIGKILL)
         worker.wait(PATIENCE_S)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,11 +72,14 @@ def test_folder_too_deep_for_a_socket_gets_a_port_with_a_password(tmp_path: Path
 
 def test_port_stays_the_same_after_a_restart(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / ("deep " * 20).strip())
+    server.folder.mkdir()
+    address = {"port": quiet_port(), "password": "secret"}
+    (server.folder / "address.json").write_text(json.dumps(address), encoding="utf-8")
     server.start()
     url = server.url
     server.kill()
     server.start()
-    assert server.url == url
+    assert server.url == url == f"redis://:secret@127.0.0.1:{address['port']}/0"
     server.release()
 
 
@@ -102,6 +107,15 @@ def test_system_without_a_server_is_told_of_redis_url(monkeypatch: pytest.Monkey
 def test_celery_and_redis_py_spell_a_socket_differently() -> None:
     assert broker_url("unix:///a/b.sock") == "redis+socket:///a/b.sock"
     assert client_url("redis+socket:///a/b.sock") == "unix:///a/b.sock"
+
+
+def quiet_port() -> int:
+    """Return a free port below those that systems hand out by themselves, so that nobody gets it for a moment."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def _start_and_ask_for_its_pid(folder: str) -> int:
