@@ -98,7 +98,7 @@ def _dry_run(job: Job) -> str:
     lines = [
         f"Data: {report['data']}, licence: {report['licence']}",
         f"{report['dialogues']:,} dialogues, {report['turns']:,} turns, {report['tokens']:,} tokens",
-        *_rejected(report),
+        *_rejected(report, "cannot be read and are left out"),
         *_prose(report),
         f"{report['held_out']:,} dialogues are kept to judge by, {report['left_out']:,} left out (nobody answers)",
         f"From: {report['base']}; {report['train_tokens']:,} tokens to train",
@@ -108,12 +108,12 @@ def _dry_run(job: Job) -> str:
     return "\n".join(lines)
 
 
-def _rejected(report: Mapping[str, Any]) -> list[str]:
+def _rejected(report: Mapping[str, Any], how: str) -> list[str]:
     """Return how many lines could not be read, and what is wrong with the first of them."""
     if not report.get("rejected"):
         return []
     first = [f"· {_shortened(said)}" for said in report["first_rejected"]]
-    return [f"{report['rejected']:,} of {report['lines']:,} lines cannot be read and are left out:", *first]
+    return [f"{report['rejected']:,} of {report['lines']:,} lines {how}:", *first]
 
 
 def _prose(report: Mapping[str, Any]) -> list[str]:
@@ -147,7 +147,7 @@ def _end(job: Job) -> str:
         case State.REFUSED if result:
             return f"Refused: {job.reason}.\n{result['version']} is kept for a look, and never served."
         case State.REFUSED:
-            return f"Refused: {job.reason}."
+            return "\n".join([f"Refused: {job.reason}.", *_rejected(job.report, "cannot be read")])
         case State.CANCELLED:
             return f"Cancelled {job.reason}".rstrip() + "."
         case State.COMPARED:

@@ -45,7 +45,11 @@ class NothingToLearn(PersonabotError):
 
 
 class TooManyRejected(PersonabotError):
-    """A data file has too many lines that cannot be read; says how many, and what is wrong with the first."""
+    """A data file has too many lines that cannot be read; `rejected` says what is wrong with the first."""
+
+    def __init__(self, figure: Figure, rejected: Rejected) -> None:
+        super().__init__(str(figure))
+        self.rejected = rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,7 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         "caution": CORPUS_CAUTION if order.persona and layout.name == "corpus" else "",
         "held_out": len(parts.valid),
         "left_out": parts.num_left_out,
-        "lines": rejected.num_lines,
-        "rejected": rejected.num,
-        "first_rejected": rejected.first,
+        **counted(rejected),
         "turns": sum(len(dialogue.turns) for dialogue in dialogues),
         "tokens": num_tokens,
         "licence": licence_of(path),
@@ -104,7 +106,22 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         "disk_bytes": disk_bytes(base),
         "checks": [str(figure) for figure in verdict.figures],
         "refusal": "; ".join(verdict.reasons),
+        "kind": "data checks" if verdict.reasons else "",
     }
+
+
+def refused(error: PersonabotError) -> dict[str, Any]:
+    """Return the report on data that cannot be used.
+
+    `refusal` and `first_rejected` may quote the data: they are for whoever sent them. A log gets `kind` and the counts.
+    """
+    counts = counted(error.rejected) if isinstance(error, TooManyRejected) else {}
+    return {"refusal": str(error), "kind": type(error).__name__, **counts}
+
+
+def counted(rejected: Rejected) -> dict[str, Any]:
+    """Return how many lines were left out of how many, and what is wrong with the first."""
+    return {"lines": rejected.num_lines, "rejected": rejected.num, "first_rejected": rejected.first}
 
 
 def readable(path: Path, rejected: Rejected, settings: Settings) -> list[Dialogue]:
@@ -112,7 +129,7 @@ def readable(path: Path, rejected: Rejected, settings: Settings) -> list[Dialogu
     dialogues = list(read_dialogues(path, rejected=rejected))
     figure = Figure(name="rejected lines", value=rejected.share, limit=settings.training_data.max_rejected)
     if not figure.is_met:
-        raise TooManyRejected("; ".join((str(figure), *rejected.first)))
+        raise TooManyRejected(figure, rejected)
     return dialogues
 
 

@@ -137,7 +137,7 @@ class Foreman:
         except Cancelled:
             return State.CANCELLED, {}
         except PersonabotError as error:
-            return State.FAILED, {"reason": str(error)}
+            return State.FAILED, {"reason": str(error), "kind": type(error).__name__}
         except Exception as error:
             log.exception("job failed", job=job.id)
             return State.FAILED, {"reason": f"something went wrong inside: {type(error).__name__}"}
@@ -154,7 +154,7 @@ class Foreman:
             return
         report = read_json(folder / "report.json")
         if refusal := report.get("refusal"):
-            self._move(job, State.REFUSED, report=report, reason=refusal)
+            self._move(job, State.REFUSED, kind=report["kind"], report=report, reason=refusal)
         else:
             self._move(job, State.PROPOSED, report=report)
 
@@ -171,7 +171,8 @@ class Foreman:
             picture = (folder / "curve.png").read_bytes()
             self._through_outage(lambda: self._jobs.put_curve(job, picture))
         state = State.PROMOTED if result["is_promoted"] else State.REFUSED
-        self._move(job, state, result=result, reason=result.get("reason", ""))
+        reason = result.get("reason", "")
+        self._move(job, state, kind="gate" if reason else "", result=result, reason=reason)
 
     def _attend(self, job: Job, arguments: Sequence[str], run: RunLog) -> None:
         """Run a child to its end, however often it is killed; save and stop it when there is a reason to."""
@@ -224,8 +225,11 @@ class Foreman:
         except redis.RedisError as error:
             log.warning("no heartbeat, training on", job=job.id, error=repr(error))
 
-    def _move(self, job: Job, state: State, **values: Any) -> None:
-        log.info("job", job=job.id, state=str(state), reason=values.get("reason", ""))
+    def _move(self, job: Job, state: State, *, kind: str = "", **values: Any) -> None:
+        """Put a state on record. A reason may quote the data: the log gets the `kind` of reason, and how many lines."""
+        report = values.get("report", {})
+        counts = {name: report[name] for name in ("rejected", "lines") if report.get(name)}
+        log.info("job", job=job.id, state=str(state), kind=kind, **counts)
         self._through_outage(lambda: self._jobs.move(job, state, **values))
 
     def _through_outage(self, step: Callable[[], T]) -> T:

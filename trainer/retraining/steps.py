@@ -31,14 +31,14 @@ def limited() -> None:
 def check(folder: Path) -> None:
     """Do the dry run of the job in FOLDER; what speaks against it is part of the report."""
     from personas.voices import obstacle
-    from trainer.retraining.dry_run import dry_run
+    from trainer.retraining.dry_run import dry_run, refused
 
     order, settings = _order(folder), load_settings()
     try:
         why_not = obstacle(settings, order.name, order.persona)
-        report = {"refusal": why_not} if why_not else dry_run(folder, order, settings)
+        report = {"refusal": why_not, "kind": "name"} if why_not else dry_run(folder, order, settings)
     except PersonabotError as error:
-        report = {"refusal": str(error)}
+        report = refused(error)
     _leave(folder / "report.json", report)
 
 

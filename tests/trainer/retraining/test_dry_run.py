@@ -21,6 +21,7 @@ from trainer.retraining.dry_run import (
     licence_of,
     line_of,
     readable,
+    refused,
     split,
     write_dialogues,
 )
@@ -129,10 +130,11 @@ def test_lines_that_cannot_be_read_are_left_out_and_shown(tmp_path: Path, tiny_m
 
 def test_too_many_lines_that_cannot_be_read_refuse_the_file_with_the_figure(tmp_path: Path) -> None:
     data = tmp_path / broken(tmp_path / "datasets" / "ada.jsonl", 3)
-    with pytest.raises(
-        TooManyRejected, match=r"rejected lines 0\.075, expected at most 0\.05; line 4: expected one JSON"
-    ):
+    with pytest.raises(TooManyRejected, match=r"^rejected lines 0\.075, expected at most 0\.05$") as caught:
         readable(data, Rejected(), Settings(data_dir=tmp_path))
+    report = refused(caught.value)
+    assert (report["kind"], report["rejected"], report["lines"]) == ("TooManyRejected", 3, NUM_DIALOGUES)
+    assert report["first_rejected"][0].startswith("line 4: expected one JSON")
     lenient = Settings(data_dir=tmp_path, training_data={"max_rejected": 0.1})
     assert len(readable(data, Rejected(), lenient)) == NUM_DIALOGUES - 3
 

@@ -60,5 +60,6 @@ def test_poisoned_data_are_refused_with_the_figure_that_decided_it(
     order = Order("ada", "datasets/data.jsonl", "quick", base="starter")
     (folder / "order.json").write_text(json.dumps(asdict(order)), encoding="utf-8")
     check(folder)
-    refusal = json.loads((folder / "report.json").read_text(encoding="utf-8"))["refusal"]
-    assert all(part in refusal for part in REFUSALS[poison]), refusal
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    said = "\n".join([report["refusal"], *report.get("first_rejected", [])])
+    assert all(part in said for part in REFUSALS[poison]), said
