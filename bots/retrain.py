@@ -40,6 +40,7 @@ async def start(services: Services, caller: Caller, arguments: Mapping[str, str]
         recipe,
         base=given.get("base", ""),
         persona=persona,
+        speaker=given.get("speaker", "").strip('"“”„'),  # a form of Discord's needs no quotes
         by=caller.user,
         by_name=caller.author_name,
         conversation=str(caller.conversation),
@@ -98,6 +99,8 @@ async def show_help(_services: Services, _caller: Caller, _arguments: Mapping[st
         "Recipes: " + "; ".join(f"{name}: {about}" for name, about in RECIPES.items()),
         "base=CHECKPOINT trains that one further instead of what is served now. persona=NAME makes a voice that only "
         "this persona uses. force=yes promotes the result whatever the gate says; that is on record.",
+        "speaker=NAME says whose lines are learnt from a file in which people have names: a chat's export, a script. "
+        'Names with spaces stand in quotes: speaker="Bo Li".',
         "The result is judged against the present model and serves the next message only if it is no worse; "
         "/model rollback takes it back.",
         POLICY,
@@ -183,6 +186,7 @@ RETRAIN_COMMANDS: Final[tuple[Command, ...]] = (
             Option("base", "the checkpoint to train further", is_required=False, suggest=suggest_checkpoints),
             Option("persona", "whose own voice it becomes", is_required=False, suggest=suggest_personas),
             Option("force", "yes: promote it whatever the gate says", is_required=False),
+            Option("speaker", "whose lines are learnt, where people in the file have names", is_required=False),
         ),
     ),
     admin_command(

@@ -107,6 +107,13 @@ async def test_an_order_is_recorded_with_who_and_where(shop: Services) -> None:
     assert shop.workshop.jobs.shown("discord") == {job.id}
 
 
+@pytest.mark.parametrize("typed", ['speaker="Bo Li"', "speaker=“Bo Li”"])
+async def test_a_speaker_whose_name_has_spaces_stands_in_quotes(shop: Services, typed: str) -> None:
+    await say(shop, f"retrain start ada data=ada.jsonl {typed} force=yes")
+    order = only_job(shop).order
+    assert (order.speaker, order.data, order.is_forced) == ("Bo Li", "datasets/ada.jsonl", True)
+
+
 async def test_options_may_be_typed_in_their_order(shop: Services) -> None:
     await say(shop, "retrain start ada ada.jsonl quick")
     order = only_job(shop).order

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from trainer.formats.dialogue import Choice, DataError, Dialogue, Reading, Rejected
+from trainer.formats.dialogue import Choice, DataError, Dialogue, Reading, Rejected, UnknownSpeaker
 from trainer.formats.exports import read_telegram, read_whatsapp
 from trainer.formats.files import UNREADABLE, open_text, unreadable
 from trainer.formats.folder import data_files, read_folder
@@ -35,6 +35,7 @@ __all__ = [
     "Dialogue",
     "Reading",
     "Rejected",
+    "UnknownSpeaker",
     "data_files",
     "open_text",
     "passages",

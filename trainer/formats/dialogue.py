@@ -18,6 +18,14 @@ class DataError(PersonabotError):
     """A data file is not what its format says; names file, line and the expected shape."""
 
 
+class UnknownSpeaker(DataError):
+    """Whose lines the bot learns was not said, or nobody is called so: `why`. `there` names who speaks, how often."""
+
+    def __init__(self, path: Path, why: str, there: str) -> None:
+        super().__init__(f"{path}: {why} Name one with --speaker (or --me): {there}")
+        self.why, self.there = why, there
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A reply of the bot's and the wrong ones that the data offers beside it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from personas.conversation import Role, Turn
-from trainer.formats.dialogue import DataError, Dialogue, Reading
+from trainer.formats.dialogue import DataError, Dialogue, Reading, UnknownSpeaker
 
 # A pause after which people begin anew.
 MAX_GAP = timedelta(hours=1)
@@ -30,7 +30,7 @@ def dialogues_of(lines: Sequence[Line], reading: Reading, *, has_default: bool) 
     """Cut `lines` into dialogues in which `reading.speaker` is the bot.
 
     With `has_default` the second of exactly two speakers is the bot where none is named.
-    Raise `DataError` where the speaker must be named, or says nothing in the file.
+    Raise `UnknownSpeaker` where the speaker must be named, or says nothing in the file.
     """
     counts = Counter(line.name for line in lines)
     speaker = _speaker(counts, reading, has_default=has_default)
@@ -55,8 +55,8 @@ def _speaker(counts: Counter[str], reading: Reading, *, has_default: bool) -> st
     if found:
         return found[0]
     common = ", ".join(f"{name} ({count})" for name, count in counts.most_common(8))
-    missing = f"nobody in it is called {reading.speaker!r}" if wanted else "whose lines shall the bot learn?"
-    raise DataError(f"{reading.path}: {missing} Name one with --speaker (or --me): {common}")
+    why = f"nobody in it is called {reading.speaker!r}." if wanted else "whose lines shall the bot learn?"
+    raise UnknownSpeaker(reading.path, why, common)
 
 
 def _conversations(lines: Iterable[Line]) -> Iterator[list[Line]]:

@@ -24,7 +24,7 @@ from personas.lineage import Figure, Verdict
 from personas.settings import Settings
 from personas.voices import CORPUS_CAUTION
 from trainer.data import spoken
-from trainer.formats import Dialogue, Rejected, read_dialogues
+from trainer.formats import Dialogue, Rejected, UnknownSpeaker, read_dialogues
 from trainer.measure import Measurements
 from trainer.retraining.data_checks import check_data
 from trainer.retraining.general import general_set
@@ -52,6 +52,10 @@ class TooManyRejected(PersonabotError):
         self.rejected = rejected
 
 
+class SpeakerWanted(PersonabotError):
+    """The order has to say whose lines of a file the bot learns; says how, in the words of a chat's commands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Split:
     """Dialogues to train with and to judge by; equal ones are on the same side. `num_left_out` had no turn to learn."""
@@ -67,7 +71,7 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
     path = settings.data_dir / order.data
     rejected = Rejected()
     base, layout = find_base(settings, order.base or voice_of(order, settings))
-    read = readable(path, rejected, settings)
+    read = readable(path, rejected, settings, speaker=order.speaker)
     told = read if layout.name == "corpus" else [part for dialogue in read for part in spoken(dialogue)]
     dialogues = with_persona(told, order, settings)
     parts = split(dialogues)
@@ -124,9 +128,16 @@ def counted(rejected: Rejected) -> dict[str, Any]:
     return {"lines": rejected.num_lines, "rejected": rejected.num, "first_rejected": rejected.first}
 
 
-def readable(path: Path, rejected: Rejected, settings: Settings) -> list[Dialogue]:
-    """Return the dialogues of a file without the lines that cannot be read; raises `TooManyRejected` for too many."""
-    dialogues = list(read_dialogues(path, rejected=rejected))
+def readable(path: Path, rejected: Rejected, settings: Settings, *, speaker: str = "") -> list[Dialogue]:
+    """Return the dialogues of a file without the lines that cannot be read; raises `TooManyRejected` for too many.
+
+    Where people have names, the bot learns the lines of `speaker`; raises `SpeakerWanted` where that is nobody there.
+    """
+    try:
+        dialogues = list(read_dialogues(path, speaker=speaker, rejected=rejected))
+    except UnknownSpeaker as error:
+        how = "Order it again with speaker=NAME, in quotes if it has spaces"
+        raise SpeakerWanted(f"{error.why} {how}: {error.there}") from error
     figure = Figure(name="rejected lines", value=rejected.share, limit=settings.training_data.max_rejected)
     if not figure.is_met:
         raise TooManyRejected(figure, rejected)
@@ -144,11 +155,16 @@ def data_verdict(dialogues: Sequence[Dialogue], base: Base, settings: Settings) 
 
 
 def with_persona(dialogues: Sequence[Dialogue], order: Order, settings: Settings) -> list[Dialogue]:
-    """Return the dialogues, told as the order's persona where they say nothing of who speaks."""
+    """Return the dialogues, told as the order's persona where they say no more of who speaks than a name."""
     if not order.persona:
         return list(dialogues)
     facts = load_catalogue(settings.personas_dir).get(order.persona).facts
-    return [dialogue if dialogue.facts else replace(dialogue, facts=facts) for dialogue in dialogues]
+    return [replace(each, facts=facts) if says_no_more_than_a_name(each) else each for each in dialogues]
+
+
+def says_no_more_than_a_name(dialogue: Dialogue) -> bool:
+    """Say whether a dialogue has no facts, or the one that a chat's export has: what its owner is called."""
+    return dialogue.facts in ((), (f"My name is {dialogue.name}.",))
 
 
 def split(dialogues: Iterable[Dialogue]) -> Split:

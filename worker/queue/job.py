@@ -50,8 +50,9 @@ class Order:
     """What an administrator asked for, and where to tell them about it.
 
     `data` is a file below the data folder; `base` a checkpoint or model, "" for the current one; `persona` is set for
-    a voice of its own; `is_forced` promotes whatever the gate says, and is on record. With `other`, `base` and `other`
-    are to be compared, and nothing is trained.
+    a voice of its own; `speaker` is whose lines the bot learns, where the people in the file have names; `is_forced`
+    promotes whatever the gate says, and is on record. With `other`, `base` and `other` are to be compared, and nothing
+    is trained.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Order:
     base: str = ""
     other: str = ""
     persona: str = ""
+    speaker: str = ""
     by: str = ""
     by_name: str = ""
     conversation: str = ""

@@ -9,7 +9,7 @@ import pytest
 
 from personas.conversation import Role
 from personas.errors import PersonaFileError
-from trainer.formats import DataError, Dialogue, read_dialogues, sniff
+from trainer.formats import DataError, Dialogue, UnknownSpeaker, read_dialogues, sniff
 
 ANDROID = (
     "12/31/23, 9:41\u202fPM - Messages and calls are end-to-end encrypted.\n"
@@ -110,8 +110,10 @@ def test_a_telegram_export_of_one_chat_or_all_is_told_from_my_side(tmp_path: Pat
 
 
 def test_an_export_does_not_guess_who_is_me(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"whose lines .*--me.*Ann \(2\), Bo Li \(2\)"):
+    with pytest.raises(UnknownSpeaker, match=r"whose lines .*--me.*Ann \(2\), Bo Li \(2\)"):
         list(read_dialogues(written(tmp_path, ANDROID)))
+    with pytest.raises(UnknownSpeaker, match=r"nobody in it is called 'Cy'\. Name one with --speaker"):
+        list(read_dialogues(written(tmp_path, ANDROID), speaker="Cy"))
 
 
 def test_a_persona_folder_gives_its_facts_to_data_without_any(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from trainer.config import TrainConfig, load_config
 from trainer.formats import Dialogue, Rejected, read_dialogues
 from trainer.retraining.dry_run import (
     NothingToLearn,
+    SpeakerWanted,
     TooManyRejected,
     dry_run,
     licence_of,
@@ -23,6 +24,7 @@ from trainer.retraining.dry_run import (
     readable,
     refused,
     split,
+    with_persona,
     write_dialogues,
 )
 from trainer.retraining.recipes import RECIPES, Base, configuration
@@ -137,6 +139,22 @@ def test_too_many_lines_that_cannot_be_read_refuse_the_file_with_the_figure(tmp_
     assert report["first_rejected"][0].startswith("line 4: expected one JSON")
     lenient = Settings(data_dir=tmp_path, training_data={"max_rejected": 0.1})
     assert len(readable(data, Rejected(), lenient)) == NUM_DIALOGUES - 3
+
+
+def test_in_a_chats_export_the_speaker_is_asked_for_and_then_learnt(tmp_path: Path) -> None:
+    path = tmp_path / "chat.txt"
+    path.write_text("Ann: hey\nBo Li: yes?\nCy: ho\nAnn: hm\n", encoding="utf-8")
+    settings = Settings(data_dir=tmp_path)
+    for speaker, why in (("", "whose lines"), ("Dee", "nobody in it is called 'Dee'")):
+        with pytest.raises(SpeakerWanted, match=why) as caught:
+            readable(path, Rejected(), settings, speaker=speaker)
+        assert "speaker=NAME, in quotes if it has spaces: Ann (2), Bo Li (1), Cy (1)" in str(caught.value)
+        assert "--" not in str(caught.value)
+    [one] = readable(path, Rejected(), settings, speaker="bo li")
+    assert [turn.text for turn in one.turns if turn.role is Role.BOT] == ["yes?"]
+    [told] = with_persona([one], Order("rusty", "chat.txt", "voice", persona="Rusty", speaker="bo li"), settings)
+    assert "My name is Rusty." in told.facts
+    assert with_persona([one], Order("ada", "chat.txt", "voice"), settings) == [one]
 
 
 def test_one_line_over_and_over_is_refused_with_the_figure(tmp_path: Path, tiny_model: Path) -> None:
