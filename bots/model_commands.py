@@ -19,7 +19,7 @@ from bots.services import Services, in_thread
 from personas.errors import PersonabotError, UnknownPersona
 from personas.persona import Persona
 from personas.registry import Registry, Version
-from personas.voices import caution, give, given_voices, roll_back, speakers, withdraw
+from personas.voices import caution, give, given_voices, roll_back, speakers_of, withdraw
 from worker.queue.job import Job, Order, State
 from worker.queue.keys import QUEUED, WORKERS
 from worker.queue.loaded import LoadedState, load_errors, loaded_models
@@ -111,7 +111,7 @@ async def compare(services: Services, caller: Caller, arguments: Mapping[str, st
         "",
         base=named[0],
         other=named[1],
-        persona=next((who for name in named for who in speaking.get(name.partition("@")[0], [])), ""),
+        persona=next((who for name in named for who in _speaking_with(name.partition("@")[0], speaking)), ""),
         by=caller.user,
         by_name=caller.author_name,
         conversation=str(caller.conversation),
@@ -139,16 +139,17 @@ async def status(services: Services, _caller: Caller, _arguments: Mapping[str, s
 
 def _speakers(services: Services) -> dict[str, list[str]]:
     """Return the personas that speak with a checkpoint of their own, by its reference."""
-    personas: dict[str, list[str]] = {}
-    everybody = [entry.persona for entry in services.catalogue]
     try:
         given = given_voices(services.workshop.registry)
     except PersonabotError as error:  # workers report it, too: /status shows that
         log.warning("voices not readable", error=str(error))
         given = {}
-    for persona, reference in speakers(everybody, given).items():
-        personas.setdefault(reference, []).append(persona)
-    return personas
+    return speakers_of((entry.persona for entry in services.catalogue), given)
+
+
+def _speaking_with(name: str, speaking: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the personas that speak with the name, whether or not a file pins a version of it."""
+    return [who for reference, people in speaking.items() if reference.partition("@")[0] == name for who in people]
 
 
 def _voices(speaking: Mapping[str, Sequence[str]]) -> list[str]:
@@ -172,7 +173,7 @@ def _list(registry: Registry, speaking: Mapping[str, Sequence[str]]) -> str:
         versions = registry.versions(name)
         current = next((version.version for version in versions if version.is_current), "nothing current")
         mark = "▸" if name == chosen else "•"
-        speaks = f", speaks as {', '.join(personas)}" if (personas := speaking.get(name)) else ""
+        speaks = f", speaks as {', '.join(personas)}" if (personas := _speaking_with(name, speaking)) else ""
         lines.append(f"{mark} {name}: {current} ({len(versions)} version{'s' if len(versions) > 1 else ''}){speaks}")
     return "\n".join(lines or ["No checkpoints yet."])
 

@@ -18,7 +18,7 @@ from personas.catalogue import Catalogue, load_catalogue
 from personas.errors import CheckpointError, PersonabotError
 from personas.leases import held_versions
 from personas.registry import DEFAULT_KEPT, Registry, Version
-from personas.voices import caution, give, read_voices, roll_back
+from personas.voices import caution, give, given_voices, roll_back, speakers_of
 from personas.voices import withdraw as taken_away
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ def list_checkpoints(
         mark = "current" if version.is_current else ""
         in_use = "in use" if version.reference in held else ""
         added = "" if version.is_shipped else f"{version.lineage.at:%Y-%m-%d %H:%M} {version.lineage.by}"
-        voice = f"speaks as {', '.join(personas)}" if (personas := _voice_of(version, speaking)) else ""
+        voice = f"speaks as {', '.join(personas)}" if (personas := speaking.get(version.reference)) else ""
         marks = ", ".join(filter(None, (mark, in_use, voice)))
         table.add_row(version.name, version.version, marks, _verdict(version), Text(added.strip()))
     Console().print(table)
@@ -213,15 +213,13 @@ def _catalogue() -> Catalogue:
 
 
 def _speakers(registry: Registry) -> dict[str, list[str]]:
-    """Return the personas that were given a voice, by its name."""
+    """Return the personas that speak with a checkpoint of their own, by the version that this is now."""
     personas: dict[str, list[str]] = {}
-    for voice in read_voices(registry).voices:
-        personas.setdefault(voice.checkpoint, []).append(voice.persona)
+    everybody = (entry.persona for entry in _catalogue())
+    for reference, names in speakers_of(everybody, given_voices(registry)).items():
+        with contextlib.suppress(PersonabotError):  # a folder or a hub id is no version of the registry's
+            personas.setdefault(registry.version(reference).reference, []).extend(names)
     return personas
-
-
-def _voice_of(version: Version, speaking: Mapping[str, list[str]]) -> list[str]:
-    return speaking.get(version.name, []) if version.is_current else []
 
 
 def _user() -> str:
@@ -241,7 +239,7 @@ def _described(version: Version, held: Mapping[str, list[str]], speaking: Mappin
         "is_shipped": version.is_shipped,
         "gate": _verdict(version),
         "used_by": held.get(version.reference, []),
-        "voice_of": _voice_of(version, speaking),
+        "voice_of": speaking.get(version.reference, []),
         "base": version.lineage.base,
         "by": version.lineage.by,
         "at": None if version.is_shipped else version.lineage.at.isoformat(),

@@ -42,6 +42,14 @@ def speakers(personas: Iterable[Persona], given: Given) -> dict[str, str]:
     return {persona.name: reference for persona in personas if (reference := checkpoint_of(persona, given))}
 
 
+def speakers_of(personas: Iterable[Persona], given: Given) -> dict[str, list[str]]:
+    """Return the same the other way round: by reference, the names of the personas that speak with it."""
+    names: dict[str, list[str]] = {}
+    for name, reference in speakers(personas, given).items():
+        names.setdefault(reference, []).append(name)
+    return names
+
+
 def heard_by_others(
     name: str, persona: Persona | None, personas: Iterable[Persona], given: Given, served: Collection[str]
 ) -> str:

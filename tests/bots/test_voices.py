@@ -88,6 +88,13 @@ async def test_the_personas_file_that_comes_first_and_a_corpus_are_mentioned(
     assert "follows no conversation" in text
 
 
+async def test_who_pins_a_version_in_a_file_is_listed_under_its_name(shop: Services, personas_dir: Path) -> None:
+    with (personas_dir / "bob.yaml").open("a") as file:
+        file.write("checkpoint: baker@1\n")
+    shop = replace(shop, catalogue=Catalogue.load(personas_dir))
+    assert "(1 version), speaks as Bob" in (await say(shop, "model list")).text
+
+
 async def test_a_voice_is_compared_as_its_persona(shop: Services) -> None:
     await say(shop, "model use baker persona=bob")
     await say(shop, "model compare general baker@1")

@@ -62,6 +62,23 @@ def test_a_persona_is_given_a_voice_that_list_shows_and_unvoice_takes_away(
     assert "Rusty will speak with the default again" in run("rollback", "baker")
 
 
+def test_list_says_who_speaks_with_a_version_by_file_or_voice(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content in ("one", "two"):
+        registry.promote(registry.add(bare_checkpoint(tmp_path / content, content), "baker").reference)
+    personas = tmp_path / "personas"
+    personas.mkdir()
+    for name, checkpoint in (("Ann", "baker@1"), ("Bob", "baker"), ("Eve", "no/such/folder")):
+        (personas / f"{name}.yaml").write_text(f"name: {name}\nfacts: [My name is {name}.]\ncheckpoint: {checkpoint}\n")
+    monkeypatch.setenv("PERSONABOT_PERSONAS_DIR", str(personas))
+    for name in ("Ann", "Rusty"):
+        run("use", "baker", "--persona", name)
+    listed = json.loads(run("list", "baker", "--json"))
+    assert [each["voice_of"] for each in listed] == [["Ann"], ["Bob", "Rusty"]]
+    assert "current, speaks as Bob, Rusty" in run("list", "baker")
+
+
 def test_show_names_the_figures_that_decided(registry: Registry, tmp_path: Path) -> None:
     registry.add(bare_checkpoint(tmp_path / "one"), "ada", Lineage(by="ann", verdict=REFUSED, data={"a.jsonl": "00"}))
     shown = run("show", "ada@1")

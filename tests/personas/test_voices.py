@@ -23,6 +23,7 @@ from personas.voices import (
     read_voices,
     roll_back,
     speakers,
+    speakers_of,
     withdraw,
 )
 from tests.helpers.bare_checkpoint import bare_checkpoint
@@ -55,6 +56,7 @@ def test_a_personas_file_comes_before_its_voice_and_the_voice_before_the_default
     assert checkpoint_of(EVE, given) == ""
     assert checkpoint_of(Persona(name="BOB"), given) == "baker"
     assert speakers([BOB, EVE], given) == {"Bob": "baker"}
+    assert speakers_of([BOB, EVE, with_file(Persona(name="Ann"), "baker")], given) == {"baker": ["Bob", "Ann"]}
 
 
 @pytest.mark.parametrize(
