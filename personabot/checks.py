@@ -157,6 +157,25 @@ def check_device(settings: Settings) -> list[Finding]:
     return [ok("device", f"CPU, {os.cpu_count()} cores: no GPU, which is fine for the shipped models")]
 
 
+def check_engine(settings: Settings) -> list[Finding]:
+    """Check that what is to compute replies is installed beside us."""
+    if settings.engine == "vllm" and importlib.util.find_spec("vllm") is None:
+        how = "it needs an environment of its own with vllm in it (docs/engine.md); or unset PERSONABOT_ENGINE"
+        return [problem("engine", "vllm is set, and not installed here", how)]
+    return [ok("engine", settings.engine)]
+
+
+def check_tracking(settings: Settings) -> list[Finding]:
+    """Check that the trackers of a retraining's curves are installed."""
+    from trainer.track import TrackerError, check_trackers
+
+    try:
+        check_trackers(settings.trackers)
+    except TrackerError as error:
+        return [problem("trackers", str(error), "or take it out of training_track (PERSONABOT_TRAINING_TRACK)")]
+    return [ok("trackers", ", ".join(settings.trackers) or "none: a training's curve is shown in the chat alone")]
+
+
 def check_personas(settings: Settings) -> list[Finding]:
     """Check every persona file."""
     from personas.catalogue import load_catalogue

@@ -19,10 +19,12 @@ CHECKS: Final[dict[str, Callable[[Settings], list[Finding]]]] = {
     "redis": checks.check_redis,
     "model": checks.check_model,
     "device": checks.check_device,
+    "engine": checks.check_engine,
     "personas": checks.check_personas,
     "discord": platform_checks.check_discord,
     "telegram": platform_checks.check_telegram,
     "disk": checks.check_disk,
+    "trackers": checks.check_tracking,
 }
 # Asked for by name alone: before `personabot up` no worker is alive, and nothing is wrong with that.
 HEALTH: Final[dict[str, Callable[[Settings], list[Finding]]]] = {"worker": checks.check_worker}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -117,6 +118,8 @@ def test_nothing_is_wrong_without_tokens(home: Path, tiny_model: Path) -> None:
         ("model", {"PERSONABOT_MODEL": "no/such/model/folder"}, "no/such/model/folder"),
         ("redis", {"REDIS_URL": "redis://:secret@127.0.0.1:9/0"}, "could not reach redis://***@127.0.0.1:9/0"),
         ("device", {"PERSONABOT_DEVICE": "cuda:7"}, "torch sees"),
+        ("engine", {"PERSONABOT_ENGINE": "vllm"}, "docs/engine.md"),
+        ("trackers", {"PERSONABOT_TRAINING_TRACK": "comet"}, "pip install 'personabot[comet]'"),
         ("personas", {"PERSONABOT_DEFAULT_PERSONA": "Nobody At All"}, "Nobody At All"),
         ("python", {"PERSONABOT_DEVCE": "cpu"}, "did you mean PERSONABOT_DEVICE"),
     ],
@@ -131,6 +134,8 @@ def test_what_is_misconfigured_is_named_and_fails(
 ) -> None:
     for name, value in {"PERSONABOT_DATA_DIR": str(home), "COLUMNS": "200", **extra}.items():
         monkeypatch.setenv(name, value)
+    for missing in ("vllm", "comet_ml"):
+        monkeypatch.setitem(sys.modules, missing, None)
     assert examine([part]) == 1
     printed = "".join(capsys.readouterr())
     assert said in printed
