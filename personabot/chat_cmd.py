@@ -21,12 +21,12 @@ from bots.terminal import Chat, NoRecord, Screen
 from personabot.transcript import Transcript, read_prompts
 from personas.catalogue import Catalogue, load_catalogue
 from personas.conversation import Turn
-from personas.errors import PersonabotError
+from personas.errors import PersonabotError, RegistryError
 from personas.logs import configure_logging, log_path
 from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry
 from personas.settings import Settings
-from personas.voices import speaks_with
+from personas.voices import checkpoint_of, speaks_with
 from worker.queue.reply import Reply, Tell
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
         self._settings = settings
         self._is_named = is_named
         self._warn = warn
+        self._has_warned = False
         self._reference = self._wanted(persona)
         self._speaker = self._loading(None)
 
@@ -132,7 +133,16 @@ class BackgroundModel(contextlib.AbstractContextManager["BackgroundModel"]):
             _stop(self._speaker)
 
     def _wanted(self, persona: Persona) -> str:
-        return "" if self._is_named else speaks_with(self._settings, persona)
+        """Return the reference that `persona` is to speak with; where the voices can't be read, nobody has one."""
+        if self._is_named:
+            return ""
+        try:
+            return speaks_with(self._settings, persona)
+        except RegistryError as error:
+            if not self._has_warned:
+                self._warn(f"{error} Until then no persona speaks with its voice.")
+            self._has_warned = True
+            return checkpoint_of(persona, {})
 
     def _loading(self, before: Future[Responder] | None) -> Future[Responder]:
         """Begin to load what is wanted, once `before` is gone."""

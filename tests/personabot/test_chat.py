@@ -14,7 +14,7 @@ from personabot.cli import app
 from personas.catalogue import load_catalogue
 from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
-from personas.registry import Registry
+from personas.registry import VOICES_FILE, Registry
 from personas.settings import Settings
 from personas.voices import give
 from tests.helpers.cli import personabot
@@ -157,6 +157,20 @@ def test_in_a_running_chat_each_persona_brings_its_voice_along(home: Path, tmp_p
         give(registry, "Rusty", "rusty")
         assert [model_of(persona) for persona in (rusty, eve, rusty)] == ["rusty", "general", "rusty"]
     assert said == []
+
+
+def test_a_damaged_list_of_voices_is_told_once_and_the_default_speaks(home: Path, tmp_path: Path) -> None:
+    registry = Registry(home / "checkpoints")
+    registry.promote(registry.add(tiny_checkpoint(tmp_path / "general"), "general").reference)
+    (registry.folder / VOICES_FILE).write_text("{")
+    settings = Settings(data_dir=home, model="general", device="cpu", dtype="float32", num_threads=1)
+    said: list[str] = []
+    with BackgroundModel(settings, Persona(name="Rusty"), warn=said.append) as model:
+        for name in ("Rusty", "Eve"):
+            reply = model.speak(Persona(name=name), [Turn(Role.USER, "hello")], GenerationSettings(seed=1))
+            assert reply.model.startswith("general@")
+    [warning] = said
+    assert VOICES_FILE in warning
 
 
 @pytest.mark.parametrize(
