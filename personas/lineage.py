@@ -95,10 +95,35 @@ class Promotion(_Record):
 
 
 class Pointer(_Record):
-    """The content of `current.json`: a promotion is laid on top, a rollback takes the top away."""
+    """The content of `current.json`: a promotion is laid on top, a rollback takes the top away.
+
+    With `is_withdrawn` the first promotion was taken back, too. Its version keeps the name, which files and settings
+    may say, until the next promotion takes its place; no rollback returns to it.
+    """
 
     promotions: tuple[Promotion, ...] = ()
     rolled_back: tuple[Promotion, ...] = ()
+    is_withdrawn: bool = False
+
+    def promoted(self, version: str, by: str) -> Pointer:
+        """Return the pointer with a promotion on top, or in place of the withdrawn one."""
+        below = () if self.is_withdrawn else self.promotions
+        return Pointer(promotions=(*below, Promotion(version=version, by=by)), rolled_back=self.rolled_back)
+
+    def back_to(self, below: tuple[Promotion, ...], by: str) -> Pointer:
+        """Return the pointer with `below` left of its promotions, the top being taken back."""
+        return Pointer(promotions=below, rolled_back=(*self.rolled_back, self._undone(by)))
+
+    def withdrawn(self, by: str) -> Pointer:
+        """Return the pointer with the only promotion taken back; unchanged where there is none, or it is so already."""
+        if self.is_withdrawn or not self.promotions:
+            return self
+        return Pointer(
+            promotions=self.promotions[-1:], rolled_back=(*self.rolled_back, self._undone(by)), is_withdrawn=True
+        )
+
+    def _undone(self, by: str) -> Promotion:
+        return self.promotions[-1].model_copy(update={"by": by, "at": now()})
 
 
 class Chosen(_Record):

@@ -24,7 +24,7 @@ from filelock import FileLock
 from personas.checkpoint import DESCRIPTION_FILE, file_hashes, is_checkpoint, read_checkpoint, sha256
 from personas.errors import CheckpointError, CheckpointRefused, NoEarlierVersion, RegistryError
 from personas.leases import held_versions
-from personas.lineage import Chosen, Lineage, Pointer, Promotion, now, read_record, write_record
+from personas.lineage import Chosen, Lineage, Pointer, now, read_record, write_record
 from personas.settings import Settings
 
 SHIPPED_FOLDER: Final = Path(__file__).parent.parent / "models"
@@ -182,10 +182,8 @@ class Registry:
         self.verify(version.reference)
         with self._lock(version.name):
             pointer = self._pointer(version.name)
-            if self._top(version.name) != version.version:
-                on_top = Promotion(version=version.version, by=by, at=now())
-                pointer = pointer.model_copy(update={"promotions": (*pointer.promotions, on_top)})
-                write_record(self.folder / version.name / POINTER_FILE, pointer)
+            if self._top(version.name) != version.version or pointer.is_withdrawn:
+                write_record(self.folder / version.name / POINTER_FILE, pointer.promoted(version.version, by))
         return self.version(version.reference)
 
     def rollback(self, name: str, *, by: str = "") -> Version:
@@ -193,15 +191,18 @@ class Registry:
         with self._lock(name):
             versions = {each.version: each for each in self.versions(name)}
             pointer = self._pointer(name)
-            below = [promotion for promotion in pointer.promotions[:-1] if promotion.version in versions]
+            below = tuple(promotion for promotion in pointer.promotions[:-1] if promotion.version in versions)
             if not pointer.promotions or not (below or SHIPPED in versions):
                 raise NoEarlierVersion(f"{name} has no earlier version to go back to.")
             target = below[-1].version if below else SHIPPED
             self.verify(f"{name}@{target}")
-            undone = pointer.promotions[-1].model_copy(update={"by": by, "at": now()})
-            after = Pointer(promotions=tuple(below), rolled_back=(*pointer.rolled_back, undone))
-            write_record(self.folder / name / POINTER_FILE, after)
+            write_record(self.folder / name / POINTER_FILE, pointer.back_to(below, by))
         return self.version(f"{name}@{target}")
+
+    def withdraw(self, name: str, *, by: str = "") -> None:
+        """Take the first promotion of `name` back, there being no version to go back to; see `Pointer.is_withdrawn`."""
+        with self._lock(name):
+            write_record(self.folder / name / POINTER_FILE, self._pointer(name).withdrawn(by))
 
     def pointer(self, name: str) -> Pointer:
         """Return the promotions that hold, oldest first, and what was rolled back when and by whom."""
@@ -261,9 +262,8 @@ class Registry:
         return promotions[-1].version if promotions else SHIPPED
 
     def _current_of(self, name: str, versions: list[Version]) -> Version:
-        for version in versions:
-            if version.is_current:
-                return version
+        if current := next((each for each in versions if each.is_current), None):
+            return current
         there = ", ".join(each.version for each in versions)
         raise RegistryError(f"{name} has no current version: promote one of {there}.")
 

@@ -105,6 +105,8 @@ def give(registry: Registry, persona: str, name: str, *, by: str = "") -> Versio
     Raises `RegistryError` for a name that is not known or has no current version.
     """
     version = registry.served(name.partition("@")[0])
+    if registry.pointer(version.name).is_withdrawn:  # it speaks again, so that a rollback may return to it again
+        version = registry.promote(version.reference, by=by)
     with _lock(registry):
         others = tuple(voice for voice in read_voices(registry).voices if key_of(voice.persona) != key_of(persona))
         voice = Voice(persona=persona, checkpoint=version.name, by=by)
@@ -128,8 +130,8 @@ def withdraw(registry: Registry, persona: str) -> Voice:
 def roll_back(registry: Registry, name: str, *, by: str = "") -> str:
     """Take the last promotion of `name` back, and say what holds now.
 
-    Below a voice's first version is the default: it is taken away from its personas. Raises `NoEarlierVersion` where
-    nobody speaks with it either.
+    Below a voice's first version is the default: it is taken away from its personas, and no later rollback returns to
+    that version. Raises `NoEarlierVersion` where nobody speaks with it either.
     """
     try:
         return f"{registry.rollback(name, by=by).reference} is current again"
@@ -137,6 +139,7 @@ def roll_back(registry: Registry, name: str, *, by: str = "") -> str:
         personas = [voice.persona for voice in read_voices(registry).voices if voice.checkpoint == name]
         if not personas:
             raise
+    registry.withdraw(name, by=by)
     for persona in personas:
         withdraw(registry, persona)
     return f"{name} has no earlier version: {', '.join(personas)} will speak with the default again"

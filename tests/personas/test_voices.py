@@ -127,6 +127,36 @@ def test_a_rollback_goes_to_the_version_before_and_below_the_first_to_the_defaul
         roll_back(registry, "baker")
 
 
+def test_no_rollback_returns_to_the_version_with_which_a_voice_was_taken_away(
+    registry: Registry,
+) -> None:
+    give(registry, "Bob", "baker")
+    roll_back(registry, "baker", by="ann")
+    pointer = registry.pointer("baker")
+    assert [(each.version[:4], each.by) for each in pointer.rolled_back] == [("0001", "ann")]
+    assert registry.version("baker").sequence == 1, "who names it in a file goes on speaking with it"
+    registry.promote("baker@2")
+    give(registry, "Bob", "baker")
+    assert roll_back(registry, "baker") == "baker has no earlier version: Bob will speak with the default again"
+    assert given_voices(registry) == {}
+
+
+def test_a_version_that_is_given_again_is_one_to_return_to(registry: Registry) -> None:
+    give(registry, "Bob", "baker")
+    roll_back(registry, "baker")
+    give(registry, "Bob", "baker", by="ann")
+    assert not registry.pointer("baker").is_withdrawn
+    registry.promote("baker@2")
+    assert roll_back(registry, "baker").startswith("baker@0001-")
+
+
+def test_what_is_shipped_is_taken_away_too(registry: Registry) -> None:
+    give(registry, "Bob", "starter")
+    assert "Bob will speak with the default again" in roll_back(registry, "starter")
+    assert registry.version("starter").is_shipped
+    assert give(registry, "Bob", "starter").is_shipped
+
+
 def test_voices_given_at_once_are_all_kept(registry: Registry) -> None:
     with ThreadPoolExecutor(8) as executor:
         list(executor.map(lambda number: give(registry, f"P{number}", "baker"), range(24)))
