@@ -99,6 +99,8 @@ async def show_help(_services: Services, _caller: Caller, _arguments: Mapping[st
         "Recipes: " + "; ".join(f"{name}: {about}" for name, about in RECIPES.items()),
         "base=CHECKPOINT trains that one further instead of what is served now. persona=NAME makes a voice that only "
         "this persona uses. force=yes promotes the result whatever the gate says; that is on record.",
+        "The recipe voice and a persona's voice are two things: the one is a way of training, the other the checkpoint "
+        "that the persona speaks with, whichever recipe made it.",
         "speaker=NAME says whose lines are learnt from a file in which people have names: a chat's export, a script. "
         'Names with spaces stand in quotes: speaker="Bo Li".',
         "The result is judged against the present model and serves the next message only if it is no worse; "
