@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, Literal
 
 import redis
 import structlog
@@ -27,6 +28,7 @@ from worker.queue.loaded import LoadedState, load_errors, loaded_models
 log = structlog.get_logger(__name__)
 
 MAX_LISTED: Final = 20
+Change = Literal["chosen", "given", "promoted"]
 
 
 async def list_models(services: Services, _caller: Caller, _arguments: Mapping[str, str]) -> Response:
@@ -47,18 +49,16 @@ async def show(services: Services, _caller: Caller, arguments: Mapping[str, str]
 
 async def use(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
     """Let a name be served wherever none is asked for, or by one persona alone: then it is that one's voice."""
-    registry, wanted = services.workshop.registry, arguments.get("persona", "").strip()
+    registry, name = services.workshop.registry, arguments["name"].strip()
+    wanted = arguments.get("persona", "").strip()
     if not wanted:
-        return await _changed(registry.choose, arguments["name"], caller, "is served from now on")
+        return await _changed("chosen", partial(registry.choose, name), caller, "is served from now on")
     try:
         persona = services.catalogue.get(wanted)
     except UnknownPersona as error:
         return Response(str(error), is_private=True)
-
-    def given(name: str, *, by: str) -> Version:
-        return give(registry, persona.name, name, by=by)
-
-    return await _changed(given, arguments["name"], caller, f"speaks as {persona.name} from now on{_but(persona)}")
+    how = f"speaks as {persona.name} from now on{_but(persona)}"
+    return await _changed("given", partial(give, registry, persona.name, name), caller, how)
 
 
 async def unvoice(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
@@ -77,12 +77,8 @@ async def unvoice(services: Services, caller: Caller, arguments: Mapping[str, st
 async def promote(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
     """Make a version current; by force also one that the gate refused, which its record then says."""
     is_forced = arguments.get("force", "").strip().casefold() in YES
-    registry = services.workshop.registry
-
-    def promoted(reference: str, *, by: str) -> Version:
-        return registry.promote(reference, by=by, is_forced=is_forced)
-
-    return await _changed(promoted, arguments["version"], caller, "is current now; workers switch within seconds")
+    promoted = partial(services.workshop.registry.promote, arguments["version"].strip(), is_forced=is_forced)
+    return await _changed("promoted", promoted, caller, "is current now; workers switch within seconds")
 
 
 async def rollback(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
@@ -208,15 +204,15 @@ def _served(model: LoadedState, speaking: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(each for group in names for each in group) or "nobody now"
 
 
-async def _changed(change: Callable[..., Version], reference: str, caller: Caller, how: str) -> Response:
-    """Change what is served, and say what it is now."""
+async def _changed(what: Change, change: Callable[..., Version], caller: Caller, how: str) -> Response:
+    """Make a change of what is served, and say what it is now."""
     try:
-        version = await in_thread(change, reference.strip(), by=caller.user)
+        version = await in_thread(change, by=caller.user)
     except PersonabotError as error:
         return Response(str(error), is_private=True)
-    log.info("checkpoint changed", version=version.reference, by=caller.user, change=change.__name__)
-    undo = (Button("Undo", "model rollback", version.name),) if change.__name__ == "promoted" else ()
-    warning = f"\n{caution(version)}" if change.__name__ == "given" and caution(version) else ""
+    log.info("checkpoint changed", version=version.reference, by=caller.user, change=what)
+    undo = (Button("Undo", "model rollback", version.name),) if what == "promoted" else ()
+    warning = f"\n{caution(version)}" if what == "given" and caution(version) else ""
     return Response(f"{version.reference} {how}.{warning}", buttons=(undo,) if undo else (), is_private=True)
 
 
