@@ -16,13 +16,12 @@ log = structlog.get_logger(__name__)
 
 
 class Following:
-    """What one pool knows of the registry. `voices` are in force; `former` names were voices, and are not now."""
+    """What one pool knows of the registry. `voices` are in force."""
 
     def __init__(self, registry: Registry, presence: Presence) -> None:
         self._registry = registry
         self._presence = presence
         self._stamp = registry.stamp()
-        self.former: frozenset[str] = frozenset()
         self.voices: Given = {}
         self.voices = self._given()
 
@@ -35,13 +34,14 @@ class Following:
         """Return the names that a persona is to speak with, and does not yet."""
         return [name for key, name in voices.items() if self.voices.get(key) != name]
 
-    def take_over(self, voices: Given) -> None:
-        """Let personas speak with these voices from the next request on."""
+    def take_over(self, voices: Given) -> frozenset[str]:
+        """Let personas speak with these voices from the next request on; return the names that none was left with."""
         if voices == self.voices:
-            return
-        self.former = self.former.union(self.voices.values()).difference(voices.values())
+            return frozenset()
+        former = frozenset(self.voices.values()).difference(voices.values())
         self.voices = voices
         log.info("voices", given=dict(voices))
+        return former
 
     def _given(self) -> Given:
         """Return who was given which voice; where that can't be read, what was known."""

@@ -78,7 +78,7 @@ class ModelPool:
         self._changed = threading.Condition()
         self._models: list[Model] = []
         self._serving: dict[str, Model] = {}
-        self._wanted: dict[str, None] = {}
+        self._wanted: dict[str, None] = {}  # asked for, and not decided yet
         self._failed: dict[str, tuple[float, str]] = {}  # when, and why
         self._is_stopping = False
         self._following = Following(self._registry, self._presence)
@@ -124,8 +124,9 @@ class ModelPool:
     def loaded(self) -> list[LoadedState]:
         """Return what is loaded, oldest first."""
         with self._changed:
-            serving = [(name, model) for name, model in self._serving.items() if name not in self._following.former]
-            return [model.state(name for name, each in serving if each is model) for model in self._models]
+            return [
+                model.state(name for name, each in self._serving.items() if each is model) for model in self._models
+            ]
 
     def __enter__(self) -> Self:
         self.start()
@@ -148,18 +149,15 @@ class ModelPool:
     def _take(self, reference: str, deadline: float | None) -> Model:
         """Hold the model for `reference`, waiting for its first load; where that fails, the default answers."""
         with self._changed:
-            if not self._is_decided(reference):
+            if reference not in self._serving and reference not in self._failed:
                 self._wanted[reference] = None
                 self._changed.notify_all()
                 patience = None if deadline is None else deadline - time.time()
-                if not self._changed.wait_for(lambda: self._is_decided(reference), patience):
+                if not self._changed.wait_for(lambda: reference not in self._wanted or self._is_stopping, patience):
                     raise DeadlinePassed("the time for this reply was over before its model was loaded")
             model = self._serving.get(reference) or self._serving[DEFAULT]
             model.num_users += 1
             return model
-
-    def _is_decided(self, reference: str) -> bool:
-        return reference in self._serving or reference in self._failed or self._is_stopping
 
     def _run(self) -> None:
         """Load what is wanted, follow what is promoted and given, let go of what is idle."""
@@ -169,7 +167,7 @@ class ModelPool:
                 for reference in self._due(voices):
                     self._is_brought(reference)
                 if voices is not None:
-                    self._following.take_over(voices)
+                    self._forget(self._following.take_over(voices))
                     self._beat()
                 if self._drop_idle():
                     give_back()
@@ -187,12 +185,18 @@ class ModelPool:
         """Return the references to resolve anew: after a change all of them and new voices, else what is overdue."""
         ended = time.monotonic() - RETRY_S
         with self._changed:
-            wanted, self._wanted = list(self._wanted), {}
             if voices is not None:
-                return list(dict.fromkeys([*self._serving, *self._failed, *self._following.new_in(voices), *wanted]))
-            former = self._following.former
-            overdue = [name for name, (at, _) in self._failed.items() if at < ended and name not in former]
-            return list(dict.fromkeys([*wanted, *overdue]))
+                known = [*self._serving, *self._failed]
+                return list(dict.fromkeys([*known, *self._following.new_in(voices), *self._wanted]))
+            overdue = [name for name, (at, _) in self._failed.items() if at < ended]
+            return list(dict.fromkeys([*self._wanted, *overdue]))
+
+    def _forget(self, names: Iterable[str]) -> None:
+        """Follow these no more until somebody asks for them; their models stay for a while, as all idle ones do."""
+        with self._changed:
+            for name in names:
+                self._serving.pop(name, None)
+                self._failed.pop(name, None)
 
     def _is_brought(self, reference: str, wanted: str = "") -> bool:
         """Let `wanted`, or what `reference` means now, answer for it; after a failure what did before goes on."""
@@ -209,6 +213,7 @@ class ModelPool:
             before = self._serving.get(reference)
             self._serving[reference] = model
             self._failed.pop(reference, None)
+            self._wanted.pop(reference, None)
             model.used_at = time.monotonic()
             self._changed.notify_all()
         if before is not model:
@@ -254,7 +259,7 @@ class ModelPool:
     def _drop_idle(self) -> bool:
         """Let go of what answers for nobody any more and has not for a while; tell whether there was any."""
         ended = time.monotonic() - self._idle_s
-        serving = [model for name, model in self._serving.items() if name not in self._following.former]
+        serving = self._serving.values()
         old = [model for model in self._models if model not in serving and model.used_at < ended]
         for model in old:
             self._unload(model)
@@ -277,6 +282,7 @@ class ModelPool:
         with self._changed:
             _, known = self._failed.get(reference, (0.0, ""))
             self._failed[reference] = (time.monotonic(), str(error))
+            self._wanted.pop(reference, None)
             self._changed.notify_all()
         if known == str(error):  # tried again in vain
             return
