@@ -102,7 +102,8 @@ def generate(
     texts = [final_text(layout.decoded(completion.ids), task.stop_strings) for completion in completions]
     fits = [0.0] * len(texts)
     if ranker and len(texts) > 1:
-        fits = ranker.scores([(*ids, *layout.reply_ids(text)) for text in texts])
+        sequences = [(*ids, *layout.reply_ids(text)) for text in texts]
+        fits = ranker.scores(sequences, ends=task.ends, group=task.group)
     place = _best(completions, texts, fits, turns) if len(texts) > 1 else 0
     if task.stream and (rest := texts[place].removeprefix(heard[0].told)):
         task.stream(rest)

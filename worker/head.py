@@ -5,6 +5,7 @@ Reads it, and ranks by it. What it is trained by is `trainer.choice`'s business;
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from worker.engine.request import Request
 log = structlog.get_logger(__name__)
 
 PREFIX = "multiple_choice_head."  # as in GPT2DoubleHeadsModel
-PATIENCE_S = 10.0
+PATIENCE_S = 10.0  # of a reply without a deadline, too
 
 
 def load_head(folder: Path) -> nn.Linear | None:
@@ -40,12 +41,16 @@ class HeadRanker:
     def __init__(self, engine: EngineLoop) -> None:
         self._engine = engine
 
-    def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+    def scores(
+        self, sequences: Sequence[Sequence[int]], *, ends: float | None = None, group: tuple[str, str] = ("", "")
+    ) -> list[float]:
         """Return a logit for each prompt with its whole reply, in ids; none is better where the engine has no time."""
         longest = self._engine.window - 1
+        timeout_s = PATIENCE_S if ends is None else min(PATIENCE_S, ends - time.monotonic())
         try:
             requests = [
-                Request(prompt_ids=tuple(ids[:longest]), wants_fit=True, timeout_s=PATIENCE_S) for ids in sequences
+                Request(prompt_ids=tuple(ids[:longest]), wants_fit=True, timeout_s=timeout_s, group=group)
+                for ids in sequences
             ]
             completions = [future.result() for future in [self._engine.submit(request) for request in requests]]
         except EngineError as error:

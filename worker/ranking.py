@@ -24,7 +24,10 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 class Ranker(Protocol):
     """Says how well each of several whole sequences (prompt and reply, in ids) continues: a higher score is better."""
 
-    def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]: ...
+    def scores(
+        self, sequences: Sequence[Sequence[int]], *, ends: float | None = None, group: tuple[str, str] = ("", "")
+    ) -> list[float]:
+        """Return a score for each by `ends`, on the monotonic clock; `group` is whose turn it takes (see `Request`)."""
 
 
 @dataclass(frozen=True, slots=True)

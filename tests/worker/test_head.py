@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from tests.helpers.tiny_model import tiny_checkpoint
 from tests.worker.engine.test_runner import tiny_bloom, tiny_qwen3
 from worker.engine.engine import Engine
 from worker.engine.errors import RequestRefused
-from worker.engine.request import Request, SamplingParams
+from worker.engine.request import Completion, Request, SamplingParams
 from worker.generate import Task
 from worker.head import PREFIX, HeadRanker
 from worker.loading import LoadedModel, load_model
@@ -103,3 +105,24 @@ def test_a_sequence_longer_than_the_window_is_scored_where_the_window_ends() -> 
     ids = [*range(100)] * 3
     with Engine(FAMILIES["gpt2"](), head=head, window=60) as engine:
         assert HeadRanker(engine).scores([ids]) == pytest.approx(HeadRanker(engine).scores([ids[:59]]))
+
+
+def test_ranking_ends_by_the_replys_deadline_and_takes_turns_as_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_double_head(tmp_path / "double", scale=1.0)
+    with start_responder(Settings(model=str(folder), dtype="float32", max_num_seqs=4)) as responder:
+        asked: list[Request] = []
+        submit = responder.engine.submit
+
+        def noted(request: Request) -> Future[Completion]:
+            asked.append(request)
+            return submit(request)
+
+        monkeypatch.setattr(responder.engine, "submit", noted)
+        responder.respond(ADA, HELLO, SETTINGS, time.time() + 8, group=("guild", "room"))
+        assert {request.group for request in asked} == {("guild", "room")}
+        assert len(asked) == 4
+        assert all(request.wants_fit and (request.timeout_s or 99) < 8 for request in asked)
+        assert HeadRanker(responder.engine).scores([(1, 2), (3,)], ends=time.monotonic() - 1) == [0.0, 0.0]
+        assert 0.0 not in HeadRanker(responder.engine).scores([(1, 2), (3,)], ends=time.monotonic() + WAIT_S)
