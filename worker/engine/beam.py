@@ -24,10 +24,11 @@ class Step(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A complete reply with its end token, and its mean log-probability per token in nats."""
+    """A reply with its end token, its mean log-probability per token in nats, and whether a listener ended it."""
 
     score: float
     ids: tuple[int, ...]
+    is_heard: bool = False
 
 
 @dataclass(slots=True)
@@ -70,15 +71,17 @@ class BeamSearch:
             key=lambda entry: -entry[0],
         )[: self.num_looked_at]
         num_tokens = len(self.beams[0].ids) + 1
-        is_ended = [
-            token in self._stop_ids
-            or num_tokens == self._max_new_tokens
-            or self._is_complete((*self.beams[index].ids, token))
+        is_heard = [
+            token not in self._stop_ids and self._is_complete((*self.beams[index].ids, token))
             for _, index, token in ranked
         ]
-        for (score, index, token), ended in list(zip(ranked, is_ended, strict=True))[: self.num_beams]:
-            if ended and self._can_improve:
-                self._found.append(Found(score / num_tokens, (*self.beams[index].ids, token)))
+        is_ended = [
+            heard or token in self._stop_ids or num_tokens == self._max_new_tokens
+            for heard, (_, _, token) in zip(is_heard, ranked, strict=True)
+        ]
+        for place, (score, index, token) in enumerate(ranked[: self.num_beams]):
+            if is_ended[place] and self._can_improve:
+                self._found.append(Found(score / num_tokens, (*self.beams[index].ids, token), is_heard[place]))
         self._found = sorted(self._found, key=lambda found: -found.score)[: self.num_beams]
         going = [entry for entry, ended in zip(ranked, is_ended, strict=True) if not ended][: self.num_beams]
         steps = [Step(index, token) for _, index, token in going]
@@ -123,12 +126,11 @@ class BeamGroup:
         return [*self._sequences, *self._idle]
 
     def completion(self, reason: FinishReason) -> Completion:
-        """Describe the best reply so far, which ended for `reason` unless it has an end token or is complete."""
-        score, ids = self.search.best()
-        is_complete = self._root.request.is_complete
+        """Describe the best reply so far, which ended for `reason` unless it has an end token or was heard out."""
+        score, ids, is_heard = self.search.best()
         if ids[-1] in self._stop_ids:
             reason = FinishReason.STOP
-        elif is_complete and is_complete(ids):
+        elif is_heard:
             reason = FinishReason.HEARD
         return self._root.completion(reason, reply=ids, mean_log_prob=score)
 

@@ -152,6 +152,21 @@ def test_an_error_of_who_ends_a_beam_fails_that_request_only() -> None:
         assert len(engine.submit(Request(prompt_ids=(1, 2), params=params)).result(WAIT_S).ids) == 4
 
 
+def test_who_ends_a_beam_is_asked_once_for_each() -> None:
+    asked: set[tuple[int, ...]] = set()
+
+    def is_complete(ids: tuple[int, ...]) -> bool:
+        assert ids not in asked, "asked again, outside the search's own steps"
+        asked.add(ids)
+        return len(ids) == 3
+
+    params = SamplingParams(num_beams=2, max_new_tokens=8)
+    with Engine(tiny_gpt2(), max_num_seqs=2) as engine:
+        completion = engine.submit(Request(prompt_ids=(1, 2), params=params, is_complete=is_complete)).result(WAIT_S)
+        assert (completion.finish_reason, len(completion.ids)) == (FinishReason.HEARD, 3)
+        assert completion.ids in asked
+
+
 def test_a_beam_that_looks_worse_at_first_may_win() -> None:
     search = BeamSearch(num_beams=2, stop_ids=frozenset({0}), max_new_tokens=9)
     assert [step.token for step in search.advance([[(1, -0.5), (2, -0.9), (3, -9.0), (4, -9.0)]])] == [1, 2]
