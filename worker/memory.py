@@ -1,4 +1,7 @@
-"""How much memory a model will take and how much there is, before it is loaded. Reads headers, not tensors."""
+"""How much memory a model will take and how much there is, before it is loaded. Reads headers, not tensors.
+
+Beside weights there are caches, for which half of what is free is left. vLLM takes a fixed share of a GPU for both.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from personas.checkpoint import is_checkpoint, read_checkpoint
 from personas.errors import PersonabotError
 from personas.settings import Settings
 from worker.device import choose_device, choose_dtype
+from worker.engine.vllm_engine import GPU_MEMORY_SHARE
 from worker.loading import Found, base_of
 
 GIB: Final = 2**30
@@ -36,8 +40,20 @@ class NoRoom(PersonabotError):
 
 
 def memory_budget(settings: Settings) -> int:
-    """Return the bytes that all models may take: what the settings say, or half of what is free now."""
-    return int(settings.model_memory_gb * GIB) or int(free_memory(settings.device) * SHARE_OF_FREE)
+    """Return the bytes that all models may take: what the settings say, or half of what is free now; all for vLLM."""
+    share = 1.0 if _takes_share(settings) else SHARE_OF_FREE
+    return int(settings.model_memory_gb * GIB) or int(free_memory(settings.device) * share)
+
+
+def engine_bytes(found: Found, settings: Settings) -> int:
+    """Return the bytes that a model counts for: vLLM's share of a GPU with its caches, else `model_bytes`."""
+    if _takes_share(settings):
+        return int(torch.cuda.mem_get_info(choose_device(settings.device)[0])[1] * GPU_MEMORY_SHARE)
+    return model_bytes(found, device=settings.device, dtype=settings.dtype)
+
+
+def _takes_share(settings: Settings) -> bool:
+    return settings.engine == "vllm" and choose_device(settings.device)[0].type == "cuda"
 
 
 def free_memory(device: str) -> int:

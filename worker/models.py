@@ -25,7 +25,7 @@ from personas.voices import Given, checkpoint_of
 from worker.engine.errors import DeadlinePassed
 from worker.following import Following
 from worker.loading import Found, earlier_versions, find_model
-from worker.memory import NoRoom, give_back, memory_budget, model_bytes
+from worker.memory import NoRoom, engine_bytes, give_back, memory_budget
 from worker.presence import Presence
 from worker.queue.loaded import Board, LoadedState, NoBoard
 from worker.respond import Reply, Responder, start_responder
@@ -225,7 +225,7 @@ class ModelPool:
         self._hold(found)  # first, so that nobody deletes it meanwhile
         if found.reference:
             self._registry.verify(found.reference)
-        num_bytes = model_bytes(found, device=self._settings.device, dtype=self._settings.dtype)
+        num_bytes = engine_bytes(found, self._settings)
         self._make_room(num_bytes)
         give_back()
         responder = start_responder(self._settings, model=str(found.place))
