@@ -190,7 +190,7 @@ def test_a_next_utterance_head_takes_part_in_choosing(responder: Responder) -> N
     class Longest:
         heard: ClassVar[list[int]] = []
 
-        def scores(self, sequences: Sequence[Sequence[int]]) -> list[float]:
+        def scores(self, sequences: Sequence[Sequence[int]], **_: object) -> list[float]:
             self.heard += [len(sequence) for sequence in sequences]
             return [100.0 if place == 2 else 0.0 for place in range(len(sequences))]
 
