@@ -7,6 +7,8 @@ restarted goes on with the same message. Looking at a pace that the platform sta
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterable
 
 import redis
 import structlog
@@ -20,6 +22,7 @@ from bots.split import split
 from personas.conversation import Conversation
 from worker.queue.job import Job, State
 from worker.queue.jobs import Jobs
+from worker.queue.loaded import load_errors
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +37,7 @@ class Watch:
         self._name = name
         self._every_s = every_s
         self._told: dict[str, tuple[str, Rows]] = {}
+        self._heard_until = time.time()
 
     async def run(self) -> None:
         """Look and tell, for ever."""
@@ -52,6 +56,27 @@ class Watch:
                 await in_thread(self._jobs.stop_showing, self._name, job_id)
                 continue
             await self._tell_safely(job, job.order.where)
+        await self._tell_of_failures()
+
+    async def _tell_of_failures(self) -> None:
+        """Say where a model was ordered that a worker could not load it; one that a platform is too busy for, later."""
+        errors = [each for each in await in_thread(load_errors, self._jobs.redis) if each.at > self._heard_until]
+        if not errors:
+            return
+        newest = await in_thread(self._jobs.newest)
+        chosen = await in_thread(self._services.workshop.registry.chosen)
+        for error in reversed(errors):
+            job = ordered_as(error.reference or chosen, newest)
+            if job and job.order.where and job.order.where.platform == self._name:
+                why = error.reason.rstrip(".")
+                text = f"{error.worker} could not load {job.order.name}: {why}. What spoke before goes on."
+                try:
+                    await self._platform.send(job.order.where, text, nonce=f"load-{job.id}-{error.at:.0f}")
+                except TryLater:
+                    return
+                except (Moved, Undeliverable) as gone:
+                    log.warning("nobody to tell of a model that was not loaded", job=job.id, error=str(gone))
+            self._heard_until = error.at
 
     async def _tell_safely(self, job: Job, where: Conversation) -> None:
         try:
@@ -95,3 +120,9 @@ class Watch:
         parts = split(self._platform.worded(where, Speech("", report)), self._platform.max_length) if report else []
         for index, part in enumerate(parts):
             await self._platform.send(where, part, nonce=f"end-{job.id}-{index}")
+
+
+def ordered_as(reference: str, jobs: Iterable[Job]) -> Job | None:
+    """Return the first of `jobs`, newest first, whose model was promoted under the name of `reference`."""
+    name = reference.partition("@")[0]
+    return next((job for job in jobs if job.state is State.PROMOTED and job.order.name == name), None)

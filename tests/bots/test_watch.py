@@ -15,6 +15,7 @@ from tests.helpers.retraining import REPORT, RESULT
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, Progress, State
 from worker.queue.jobs import Jobs
+from worker.queue.loaded import RedisBoard
 
 
 @pytest.fixture
@@ -131,6 +132,24 @@ async def test_the_end_brings_picture_figures_and_replies_and_then_nothing_more(
         "“Hi!”\nbefore: Hello!\nafter: Hello!",
     ]
     assert jobs.shown("paper") == set()
+
+
+async def test_who_ordered_a_model_hears_once_that_a_worker_could_not_load_it(
+    services: Services, paper: Paper, jobs: Jobs
+) -> None:
+    job = training(jobs)
+    jobs.move(job, State.PROMOTED, result=RESULT)
+    watching = watch(services, paper)
+    await watching.look()
+    before = len(paper.sent)
+    board = RedisBoard(jobs.redis, "one:7")
+    board.failed("eve", "nobody here ordered it.")
+    board.failed("ada", "ada@0001-ab: model.safetensors is cut off.")
+    for _ in range(2):
+        await watching.look()
+    assert told(paper)[before:] == [
+        "one:7 could not load ada: ada@0001-ab: model.safetensors is cut off. What spoke before goes on."
+    ]
 
 
 async def test_a_message_that_is_gone_is_sent_anew_and_a_busy_platform_hears_of_it_later(
