@@ -66,7 +66,7 @@ class Watch:
         newest = await in_thread(self._jobs.newest)
         chosen = await in_thread(self._services.workshop.registry.chosen)
         for error in reversed(errors):
-            job = ordered_as(error.reference or chosen, newest)
+            job = ordered_as(error.reference or chosen or "", newest)
             if job and job.order.where and job.order.where.platform == self._name:
                 why = error.reason.rstrip(".")
                 text = f"{error.worker} could not load {job.order.name}: {why}. What spoke before goes on."
