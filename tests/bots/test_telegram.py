@@ -109,8 +109,10 @@ async def test_topics_are_conversations_of_their_own_and_reply_threads_are_not(
     await server.until(lambda: len(server.texts(forum)) == 3)
     assert server.texts(forum, cats) == ["Ada: You said: meow"]
     assert server.texts(forum, dogs) == ["Ada: You said: woof"]
+    # Where the notice was shown at all: it gives way to messages where a chat's budget is short.
     typing = {call.get("message_thread_id") for call in server.called("sendChatAction")}
-    assert typing == {str(cats), str(dogs), None}
+    assert typing
+    assert typing <= {str(cats), str(dogs), None}
     plain = server.group("Plain", ann)
     first = await server.say(plain, ann, "@persona_test_bot one")
     await server.say(plain, ann, "@persona_test_bot two", reply_to=first)
