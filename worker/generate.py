@@ -100,11 +100,11 @@ def generate(
             future.cancel()
         raise
     texts = [final_text(layout.decoded(completion.ids), task.stop_strings) for completion in completions]
-    fits = [0.0] * len(texts)
-    if ranker and len(texts) > 1:
+    place = 0
+    if len(texts) > 1:
         sequences = [(*ids, *layout.reply_ids(text)) for text in texts]
-        fits = ranker.scores(sequences, ends=task.ends, group=task.group)
-    place = _best(completions, texts, fits, turns) if len(texts) > 1 else 0
+        fits = ranker.scores(sequences, ends=task.ends, group=task.group) if ranker else [0.0] * len(texts)
+        place = _best(completions, texts, fits, turns)
     if task.stream and (rest := texts[place].removeprefix(heard[0].told)):
         task.stream(rest)
     return completions[place], texts[place]

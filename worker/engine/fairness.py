@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 
+from worker.engine.errors import EngineBusy
 from worker.engine.request import Sequence
 
 
 class FairQueue:
-    """Turns go round between servers, within a server between its conversations, within one as they came."""
+    """Turns go round between servers, within a server between its conversations, within one as they came.
 
-    def __init__(self) -> None:
+    At most `max_num_waiting` wait.
+    """
+
+    def __init__(self, max_num_waiting: int) -> None:
+        self._max_num_waiting = max_num_waiting
         self._servers: OrderedDict[str, OrderedDict[str, deque[Sequence]]] = OrderedDict()
 
-    def add(self, sequence: Sequence) -> None:
-        """Put `sequence` at the end of its conversation's line; a new server or conversation goes behind the others."""
-        server, conversation = sequence.request.group
-        lines = self._servers.setdefault(server, OrderedDict())
-        lines.setdefault(conversation, deque()).append(sequence)
+    def add(self, *sequences: Sequence) -> None:
+        """Put each at the end of its conversation's line, all of them or none: `EngineBusy`.
+
+        A new server or conversation goes behind the others.
+        """
+        if len(self) + len(sequences) > self._max_num_waiting:
+            raise EngineBusy(f"{len(self)} requests are waiting already; try again later")
+        for sequence in sequences:
+            server, conversation = sequence.request.group
+            lines = self._servers.setdefault(server, OrderedDict())
+            lines.setdefault(conversation, deque()).append(sequence)
 
     def next(self) -> Sequence | None:
         """Return whose turn it is, without taking it out; a line whose first one is not ready is passed over."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 
-from worker.engine.errors import EngineBusy
 from worker.engine.fairness import FairQueue
 from worker.engine.request import Chunk, Sequence
 
@@ -24,19 +23,15 @@ class Scheduler:
         max_step_tokens: int = 512,
         attach: Callable[[Sequence], int] = lambda _: 0,
     ) -> None:
-        self.max_num_waiting = max_num_waiting
         self.max_step_tokens = max_step_tokens
-        self.waiting = FairQueue()
+        self.waiting = FairQueue(max_num_waiting)
         self.running: list[Sequence] = []
         self._attach = attach
         self._free_slots = list(range(max_num_seqs))
 
     def add(self, *sequences: Sequence) -> None:
-        """Let `sequences` wait for their slots, all of them or none."""
-        if len(self.waiting) + len(sequences) > self.max_num_waiting:
-            raise EngineBusy(f"{len(self.waiting)} requests are waiting already; try again later")
-        for sequence in sequences:
-            self.waiting.add(sequence)
+        """Let `sequences` wait for their slots, all of them or none: `EngineBusy`."""
+        self.waiting.add(*sequences)
 
     def schedule(self) -> list[Chunk]:
         """Return the next step: the next token of every reply under way first, then pieces of prompts.

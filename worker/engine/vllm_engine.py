@@ -17,7 +17,7 @@ import structlog
 import torch
 
 from personas.errors import SettingsError
-from worker.engine.errors import EngineBusy, RequestRefused
+from worker.engine.errors import RequestRefused
 from worker.engine.fairness import FairQueue
 from worker.engine.loop import MAX_GENERATION_S, EngineLoop
 from worker.engine.prefix import PrefixCounts
@@ -66,8 +66,7 @@ class VllmEngine(EngineLoop):
         super().__init__(window=window, stop_ids=stop_ids, max_num_seqs=max_num_seqs, max_generation_s=max_generation_s)
         self._vocabulary_size = vocabulary_size
         self._banned_ids = frozenset(banned_ids)
-        self._max_num_waiting = max_num_waiting
-        self._waiting = FairQueue()
+        self._waiting = FairQueue(max_num_waiting)
         self._running: dict[int, Running] = {}
         self._numbers = itertools.count()
         self._counts = PrefixCounts()
@@ -121,10 +120,7 @@ class VllmEngine(EngineLoop):
         sampling_options(request.params)
 
     def _add(self, sequences: list[Running]) -> None:
-        if len(self._waiting) + len(sequences) > self._max_num_waiting:
-            raise EngineBusy(f"{len(self._waiting)} requests are waiting already; try again later")
-        for sequence in sequences:
-            self._waiting.add(sequence)
+        self._waiting.add(*sequences)
 
     def _everyone(self) -> list[Running]:
         return [*self._running.values(), *self._waiting]
