@@ -136,7 +136,7 @@ class Chat:
         for name, command in COMMANDS.items():
             if not command.is_alias:
                 usage = f"/{name} {command.usage}".strip()
-                self.screen.note(f"{usage:<28}{command.help}")
+                self.screen.note(f"{usage:<26}  {command.help}")
 
     def change_persona(self, name: str) -> None:
         """Show who speaks and who else there is, or let another take over."""

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bots.partner import LocalPartner, derived_seed
 from bots.screens import ChatCompleter, PlainScreen, RichScreen, printable
-from bots.terminal import Chat, changed_settings, shown_settings
+from bots.terminal import COMMANDS, Chat, changed_settings, shown_settings
 from personas.catalogue import load_catalogue
 from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
@@ -181,6 +181,7 @@ def test_an_unknown_command_is_not_sent_to_the_model() -> None:
 
 def test_help_lists_every_command() -> None:
     text = "\n".join(chat("/help"))
+    assert all(f"  {command.help}" in text for command in COMMANDS.values() if not command.is_alias)
     for name in ("/persona", "/reset", "/regenerate", "/settings", "/help", "/quit"):
         assert name in text
 
