@@ -1,4 +1,4 @@
-"""Drawing from wide distributions: as often as the filters of `transformers` leave it, and by each row's own noise."""
+"""Drawing without sorting: as often as the filters of `transformers` leave it, and by each row's own noise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import MinPLogitsWarper, TopPLogitsWarper
 
-from worker.engine.rejection import draw_wide, relative
+from worker.engine.rejection import draw_by_rejection, relative
 from worker.engine.request import Request, SamplingParams
 from worker.engine.request import Sequence as Running
-from worker.engine.sampler import NUM_CANDIDATES, draw, wide_rows
+from worker.engine.sampler import NUM_CANDIDATES, draw
 
 NUM_IDS = 400
 NUM_DRAWS = 20_000
@@ -22,7 +22,9 @@ def even_scores(num_ids: int = NUM_IDS) -> torch.Tensor:
 
 
 def drawn(scores: torch.Tensor, params: SamplingParams, keys: Sequence[int]) -> torch.Tensor:
-    tokens, is_open = draw_wide(relative(scores).expand(len(keys), -1), [params] * len(keys), keys, [0] * len(keys))
+    tokens, is_open = draw_by_rejection(
+        relative(scores).expand(len(keys), -1), [params] * len(keys), keys, [0] * len(keys)
+    )
     assert not any(is_open)
     return tokens
 
@@ -53,7 +55,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
 
 def test_a_row_that_is_dropped_again_and_again_is_left_open() -> None:
     scores = even_scores().expand(20, -1)
-    tokens, is_open = draw_wide(relative(scores), [SamplingParams(top_p=1e-6)] * 20, range(20), [0] * 20)
+    tokens, is_open = draw_by_rejection(relative(scores), [SamplingParams(top_p=1e-6)] * 20, range(20), [0] * 20)
     assert {True, False} == {*is_open}
     assert all(is_open[row] or tokens[row] == scores[0].argmax() for row in range(20))
 
@@ -66,13 +68,16 @@ def test_forbidden_tokens_are_never_drawn() -> None:
 
 def test_a_row_without_a_finite_score_is_left_open() -> None:
     nothing = torch.full((1, 10), float("nan"))
-    assert draw_wide(relative(nothing), [SamplingParams()], [0], [0])[1] == [True]
+    assert draw_by_rejection(relative(nothing), [SamplingParams()], [0], [0])[1] == [True]
 
 
-def test_only_rows_too_even_for_a_few_candidates_are_wide() -> None:
-    even, steep = torch.zeros(1, 10 * NUM_CANDIDATES[0]), torch.arange(10.0 * NUM_CANDIDATES[0])[None]
-    params = [SamplingParams(), SamplingParams(), SamplingParams(top_k=5), SamplingParams(typical_p=0.5)]
-    assert wide_rows(relative(torch.cat([even, steep, even, even])), params) == [0]
+def test_rows_that_need_an_order_are_sorted_beside_rows_that_do_not() -> None:
+    scores = even_scores().expand(4, -1)
+    params = [SamplingParams(top_k=1), SamplingParams(), SamplingParams(typical_p=0.5), SamplingParams(top_k=1, seed=3)]
+    rows = [Running(Request(prompt_ids=(1,), params=own)) for own in params]
+    chosen = draw(scores, rows).tolist()
+    assert chosen[0] == chosen[3] == scores[0].argmax()
+    assert chosen[1] == drawn(scores[:1] / params[1].temperature, params[1], [rows[1].noise_key]).item()
 
 
 def test_what_no_attempt_decides_is_drawn_from_the_best() -> None:
@@ -80,5 +85,5 @@ def test_what_no_attempt_decides_is_drawn_from_the_best() -> None:
     scores[0, 7] = 1.0
     sequence = Running(Request(prompt_ids=(1,), params=SamplingParams(temperature=1.0, top_p=0.0005)))
     params = SamplingParams(temperature=1.0, top_p=0.0005)
-    assert draw_wide(relative(scores), [params], [sequence.noise_key], [0])[1] == [True]
+    assert draw_by_rejection(relative(scores), [params], [sequence.noise_key], [0])[1] == [True]
     assert draw(scores, [sequence]).tolist() == [7]

@@ -107,7 +107,10 @@ class Gpt2:
             x += F.embedding(token_types, self._tokens)
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.norm_attention(x)).view(len(x), 3, self._num_heads, -1)
-            x += layer.out(step.attend(index, qkv[:, 0], qkv[:, 1:], layer.scaling))
+            mixed = step.attend(index, qkv[:, 0], qkv[:, 1:], layer.scaling)
+            if layer is self._layers[-1]:  # behind whose keys and values nobody asks for the other rows
+                x, mixed = x[last], mixed[last]
+            x += layer.out(mixed)
             x += layer.down(layer.up(layer.norm_mlp(x)))
-        states = self._norm(x[last])
+        states = self._norm(x)
         return self._head(states), states

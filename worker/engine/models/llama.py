@@ -108,10 +108,13 @@ class Llama:
             heads = layer.qkv(layer.norm_attention(x)).view(len(x), -1, self._width)
             _rotate(heads[:, :num_rotated], turns)
             kv = heads[:, self._num_heads :].view(len(x), 2, self._num_kv_heads, self._width)
-            x += layer.out(step.attend(index, heads[:, : self._num_heads], kv, self._width**-0.5))
+            mixed = step.attend(index, heads[:, : self._num_heads], kv, self._width**-0.5)
+            if layer is self._layers[-1]:  # behind whose keys and values nobody asks for the other rows
+                x, mixed = x[last], mixed[last]
+            x += layer.out(mixed)
             gate, up = layer.gate_and_up(layer.norm_mlp(x)).chunk(2, dim=-1)
             x += layer.down(F.silu(gate).mul_(up))
-        states = self._norm(x[last])
+        states = self._norm(x)
         return self._head(states), states
 
     def _turns(self, positions: Tensor) -> Tensor:
