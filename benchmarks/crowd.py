@@ -1,18 +1,19 @@
-"""People who talk to the bot through the queue, as an adapter passes it on, and how they were answered.
+"""People who talk to the bot, and how they were answered; by which way their words go, a `Way` knows.
 
 An open loop: everybody says something at fixed times whether or not others wait, and a reply's time counts from when
-its message was due. Knows no model.
+its message was due. Who waits for a reply says nothing more until it has come. Knows no model and no platform.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Protocol
+
+import redis.asyncio
 
 from personas.conversation import Conversation, Role, Turn
 from worker.queue.connection import connect_async
@@ -29,56 +30,129 @@ TEXTS = (
     "where do you live?",
 )
 PLATFORM = "benchmark"
-NUM_TURNS = 6  # then a conversation begins anew, so that histories are as long at the end as at the start
+NUM_TURNS = 6  # then a person goes on in another room, so that histories are as long at the end as at the start
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Something the bot said in a room: a reply, or a notice in place of one."""
+
+    room: str
+    is_reply: bool = True
+
+
+class Way(Protocol):
+    """How people's words reach the bot, and how they hear it. A room is there as soon as somebody speaks in it."""
+
+    async def speak(self, room: str, text: str) -> None:
+        """Say something in a room."""
+        ...
+
+    def heard(self) -> AsyncIterator[Heard]:
+        """Yield, for ever, what the bot says in the rooms."""
+        ...
+
+
+class QueueWay:
+    """Straight into the queue and out of it, as an adapter passes words on."""
+
+    def __init__(self, publisher: Publisher, client: redis.asyncio.Redis, deadline_s: float) -> None:
+        self._publisher = publisher
+        self._outbox = Outbox(client, PLATFORM)
+        self._deadline_s = deadline_s
+
+    async def speak(self, room: str, text: str) -> None:
+        """See `Way`."""
+        turn = Turn(Role.USER, text, name="Ann", author_id="ann")
+        message = Message(Conversation(PLATFORM, room), turn, deadline=time.time() + self._deadline_s)
+        await self._publisher.submit(message)
+
+    async def heard(self) -> AsyncIterator[Heard]:
+        """See `Way`."""
+        async for entry in self._outbox.entries():
+            await self._outbox.ack(entry)
+            yield Heard(entry.conversation.place, entry.kind != EntryKind.NOTICE)
+
+
+@contextlib.asynccontextmanager
+async def through_queue(url: str, deadline_s: float) -> AsyncIterator[QueueWay]:
+    """Open the way through the queue at `url`; what is not answered after `deadline_s` is answered with a notice."""
+    async with connect_async(url) as client:
+        with Publisher(url) as publisher:
+            yield QueueWay(publisher, client, deadline_s)
 
 
 @dataclass
 class Said:
-    """A message and what came of it: `due` by `time.monotonic`, `took_s` None as long as nothing has come."""
+    """A message and what came of it: `due` by `time.monotonic`, `took_s` None as long as no reply has come."""
 
     due: float
     took_s: float | None = None
-    model: str = ""
+    person: int = 0
+    room: str = ""
+    text: str = ""
 
 
 @dataclass
 class Crowd:
-    """People who talk, each on their own, until `leave`. What they said, answered or not, is in `said`."""
+    """People who talk, each on their own, from `arrive` to `leave`.
 
-    url: str
+    `said`: all their messages, answered or not. `num_surplus`: replies that came to what was answered already.
+    """
+
+    way: Way
     num_people: int
     every_s: float
-    deadline_s: float
     said: list[Said] = field(default_factory=list)
-    _asked: dict[Conversation, tuple[Said, asyncio.Event]] = field(default_factory=dict)
+    num_surplus: int = 0
+    _asked: dict[str, tuple[Said, asyncio.Event]] = field(default_factory=dict)
     _is_over: asyncio.Event = field(default_factory=asyncio.Event)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _replied: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _talks: list[asyncio.Task[None]] = field(default_factory=list)
+    _listening: asyncio.Task[None] | None = None
 
-    def arrive(self, publisher: Publisher) -> None:
+    @property
+    def num_dropped(self) -> int:
+        """How many messages have no reply."""
+        return sum(said.took_s is None for said in self.said)
+
+    def arrive(self) -> None:
         """Begin to talk, the people evenly spread over `every_s`."""
         started = time.monotonic()
         starts = [started + self.every_s * index / self.num_people for index in range(self.num_people)]
-        self._tasks = [asyncio.create_task(self._talk(publisher, index, at)) for index, at in enumerate(starts)]
-        self._tasks.append(asyncio.create_task(self._listen()))
+        self._listening = asyncio.create_task(self._listen())
+        self._talks = [asyncio.create_task(self._talk(index, at)) for index, at in enumerate(starts)]
 
-    async def leave(self) -> None:
-        """Say nothing more, hear what is still to come, and go."""
+    async def all_answered(self) -> None:
+        """Wait until everybody has been answered something said from now on."""
+        start = len(self.said)
+
+        def answered() -> set[int]:
+            return {said.person for said in self.said[start:] if said.took_s is not None}
+
+        async with self._replied:
+            await self._replied.wait_for(lambda: len(answered()) == self.num_people)
+
+    async def leave(self, patience_s: float) -> None:
+        """Say nothing more, hear for so long what is still to come, and go."""
+        assert self._listening is not None
         self._is_over.set()
-        *talks, listening = self._tasks
-        await asyncio.wait(talks, timeout=self.deadline_s)
-        for task in (*talks, listening):
+        await asyncio.wait(self._talks, timeout=patience_s)
+        ended = [task for task in (*self._talks, self._listening) if task.done()]
+        for task in (*self._talks, self._listening):
             task.cancel()
-        await asyncio.gather(*talks, listening, return_exceptions=True)
+        await asyncio.gather(*self._talks, self._listening, return_exceptions=True)
+        for task in ended:
+            task.result()  # whoever could not speak, or hear, says why
 
-    async def _talk(self, publisher: Publisher, index: int, due: float) -> None:
-        number = index % NUM_TURNS
+    async def _talk(self, person: int, due: float) -> None:
+        number = person % NUM_TURNS
         while not await self._waited_until(due):
-            room = Conversation(PLATFORM, f"{index}-{number // NUM_TURNS}")
-            said, heard = Said(due), asyncio.Event()
+            said = Said(due, None, person, f"{person}-{number // NUM_TURNS}", TEXTS[(person + number) % len(TEXTS)])
+            heard = asyncio.Event()
             self.said.append(said)
-            self._asked[room] = said, heard
-            turn = Turn(Role.USER, TEXTS[(index + number) % len(TEXTS)], name="Ann", author_id="ann")
-            await publisher.submit(Message(room, turn, deadline=time.time() + self.deadline_s))
+            self._asked[said.room] = said, heard
+            await self.way.speak(said.room, said.text)
             await heard.wait()
             due, number = due + self.every_s, number + 1
 
@@ -90,33 +164,15 @@ class Crowd:
         return self._is_over.is_set()
 
     async def _listen(self) -> None:
-        """Deliver as an adapter does. A notice instead of a reply leaves what was said unanswered."""
-        outbox = Outbox(connect_async(self.url), PLATFORM)
-        async for entry in outbox.entries():
-            await outbox.ack(entry)
-            said, heard = self._asked[entry.conversation]
-            if entry.kind != EntryKind.NOTICE:
-                said.took_s, said.model = time.monotonic() - said.due, entry.model
-            heard.set()
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of time, by `time.monotonic`."""
-
-    name: str
-    begins: float
-    ends: float
-
-    def summary(self, said: Sequence[Said]) -> dict[str, Any]:
-        """Return how what was due in it was answered, times in milliseconds."""
-        own = [each for each in said if self.begins <= each.due < self.ends]
-        took = sorted(each.took_s * 1000 for each in own if each.took_s is not None)
-        found = {"seconds": round(self.ends - self.begins, 1), "said": len(own), "dropped": len(own) - len(took)}
-        if not took:
-            return found
-        return found | {
-            "p50_ms": round(statistics.median(took)),
-            "p95_ms": round(took[min(len(took) - 1, int(len(took) * 0.95))]),
-            "slowest_ms": round(took[-1]),
-        }
+        """Note what comes. A notice instead of a reply leaves what was said unanswered."""
+        async for each in self.way.heard():
+            said, heard = self._asked[each.room]
+            if not each.is_reply:
+                heard.set()
+            elif said.took_s is not None:
+                self.num_surplus += 1
+            else:
+                said.took_s = time.monotonic() - said.due
+                heard.set()
+                async with self._replied:
+                    self._replied.notify_all()

@@ -1,40 +1,91 @@
-"""The crowd of the retraining benchmark: who talks is answered or counted as dropped, and times fall into phases."""
+"""The crowd of the retraining benchmark: who talks is answered, or counted as dropped or as answered twice."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
-from benchmarks.crowd import Crowd, Phase, Said
+import pytest
+
+from benchmarks.crowd import Crowd, Heard, through_queue
 from personas.catalogue import load_catalogue
 from tests.helpers.answering import scripted_worker
 from tests.helpers.worker_process import wait_until
-from worker.queue.publish import Publisher
 
 
-def test_what_was_due_in_a_phase_counts_there_and_what_nobody_answered_is_dropped() -> None:
-    said = [Said(10 + index, took_s=(index + 1) / 10) for index in range(20)] + [Said(30.0), Said(31.5, took_s=2.0)]
-    assert Phase("training", 10, 31).summary(said) == {
-        "seconds": 21, "said": 21, "dropped": 1, "p50_ms": 1050, "p95_ms": 2000, "slowest_ms": 2000,
-    }  # fmt: skip
-    assert Phase("after", 32, 33).summary(said) == {"seconds": 1, "said": 0, "dropped": 0}
+@dataclass
+class Hall:
+    """A way on which `answers` come to whatever is said."""
+
+    answers: tuple[bool, ...]
+    said: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+
+    async def speak(self, room: str, text: str) -> None:
+        if not text:
+            raise ValueError("nothing to say")
+        await self.said.put(room)
+
+    async def heard(self) -> AsyncIterator[Heard]:
+        while True:
+            room = await self.said.get()
+            for is_reply in self.answers:
+                yield Heard(room, is_reply)
 
 
 async def test_people_talk_side_by_side_and_are_heard_to_the_end(redis_server: str) -> None:
-    crowd = Crowd(redis_server, num_people=6, every_s=0.1, deadline_s=60)
-    with scripted_worker(redis_server, load_catalogue(None)) as script, Publisher(redis_server) as publisher:
-        crowd.arrive(publisher)
-        await asyncio.to_thread(wait_until, lambda: len(script.heard) >= 40, "all have talked for a while")
-        await crowd.leave()
+    with scripted_worker(redis_server, load_catalogue(None)) as script:
+        async with through_queue(redis_server, deadline_s=60) as way:
+            crowd = Crowd(way, num_people=6, every_s=0.1)
+            crowd.arrive()
+            await asyncio.to_thread(wait_until, lambda: len(script.heard) >= 40, "all have talked for a while")
+            await crowd.leave(60)
     assert len(crowd.said) >= 40
-    assert all(said.took_s is not None and said.model == "script" for said in crowd.said)
+    assert (crowd.num_dropped, crowd.num_surplus) == (0, 0)
     longest = max(len(turns) for _, turns in script.heard)
-    assert longest == 11, "six turns and the replies between them, then anew"
+    assert longest == 11, "six turns and the replies between them, then another room"
 
 
 async def test_what_is_never_answered_is_dropped(redis_server: str) -> None:
-    crowd = Crowd(redis_server, num_people=2, every_s=60, deadline_s=0.1)
-    with Publisher(redis_server) as publisher:
-        crowd.arrive(publisher)
+    async with through_queue(redis_server, deadline_s=60) as way:
+        crowd = Crowd(way, num_people=2, every_s=60)
+        crowd.arrive()
         await asyncio.to_thread(wait_until, lambda: crowd.said, "the first has said something")
-        await crowd.leave()
+        await crowd.leave(0.1)
     assert [said.took_s for said in crowd.said] == [None]
+    assert crowd.num_dropped == 1
+
+
+async def test_everybody_has_spoken_again_and_was_answered() -> None:
+    crowd = Crowd(Hall((True,)), num_people=3, every_s=0.02)
+    crowd.arrive()
+    await crowd.all_answered()
+    num_said = len(crowd.said)
+    await crowd.all_answered()
+    assert {said.person for said in crowd.said[num_said:] if said.took_s is not None} == {0, 1, 2}
+    await crowd.leave(1)
+
+
+async def test_a_second_reply_to_the_same_message_is_counted() -> None:
+    crowd = Crowd(Hall((True, True)), num_people=1, every_s=60)
+    crowd.arrive()
+    await crowd.all_answered()
+    await crowd.leave(1)
+    assert (len(crowd.said), crowd.num_dropped, crowd.num_surplus) == (1, 0, 1)
+
+
+async def test_a_notice_is_no_reply_and_people_talk_on() -> None:
+    crowd = Crowd(Hall((False,)), num_people=1, every_s=0.01)
+    crowd.arrive()
+    await asyncio.to_thread(wait_until, lambda: len(crowd.said) >= 2, "something more was said")
+    await crowd.leave(1)
+    assert crowd.num_dropped == len(crowd.said)
+
+
+async def test_who_cannot_speak_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.crowd.TEXTS", ("",))
+    crowd = Crowd(Hall((True,)), num_people=1, every_s=60)
+    crowd.arrive()
+    await asyncio.to_thread(wait_until, lambda: crowd.said, "it was tried")
+    with pytest.raises(ValueError, match="nothing to say"):
+        await crowd.leave(1)

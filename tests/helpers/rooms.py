@@ -1,0 +1,160 @@
+"""Rooms for a crowd on the simulated platforms, the real adapter between them and the queue.
+
+On Telegram a room is a person's private chat on the strict server, flood control included; on Discord it is a channel
+of one server in the simulation. Both are a `Way` of the benchmarks' crowd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import discord
+import simcord
+from pydantic import SecretStr
+
+from benchmarks.crowd import Heard
+from bots.discord.client import PersonaClient
+from bots.services import Services
+from bots.telegram.app import serve
+from personas.conversation import Conversation
+from personas.settings import Settings
+from tests.helpers.telegram_files import TelegramFileServer
+from tests.helpers.telegram_server import TOKEN
+from tests.helpers.telegram_world import Chat, Object
+
+MAX_PER_SECOND = 1.0  # messages into a private chat, in the long run
+
+
+class TelegramRooms(TelegramFileServer):
+    """The strict server; `admin` is the one person who may retrain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.max_per_second = MAX_PER_SECOND
+        self.admin = self.user("Ann")
+        self.persona = ""
+        self._rooms: dict[str, Chat] = {}
+        self._names: dict[int, str] = {}
+        self._heard: asyncio.Queue[Heard] = asyncio.Queue()
+
+    async def speak(self, room: str, text: str) -> None:
+        """See `Way`."""
+        if room not in self._rooms:
+            chat = self._rooms[room] = self.private_chat(self.user(f"Guest {room}"))
+            self._names[chat.id] = room
+        chat = self._rooms[room]
+        await self.say(chat, self.users[chat.id], text)
+
+    async def heard(self) -> AsyncIterator[Heard]:
+        """See `Way`."""
+        while True:
+            yield await self._heard.get()
+
+    def where(self, room: str) -> Conversation:
+        """Return which conversation a room is."""
+        return Conversation("telegram", str(self._rooms[room].id))
+
+    def message_ids(self, room: str) -> list[str]:
+        """Return the ids of everything said in a room, oldest first."""
+        return [str(message_id) for message_id in self._rooms[room].messages]
+
+    def _do_sendmessage(self, parameters: Object) -> Object:
+        message = super()._do_sendmessage(parameters)
+        if room := self._names.get(message["chat"]["id"]):
+            self._heard.put_nowait(Heard(room, is_by(self.persona, message["text"])))
+        return message
+
+
+class DiscordRooms:
+    """One server in the simulation; `admin` is the one person who may retrain."""
+
+    def __init__(self, env: simcord.Env, persona: str) -> None:
+        self.env = env
+        self.guild = env.create_guild()
+        self.managers = self.guild.create_role("Mods", permissions=discord.Permissions(manage_guild=True))
+        self.admin = self.guild.add_member(env.create_user("ann"), roles=[self.managers])
+        self._guest = self.guild.add_member(env.create_user("guest"))
+        self._persona = persona
+        self._rooms: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self._heard: asyncio.Queue[Heard] = asyncio.Queue()
+        env.backend.subscribers.append(self._hear)
+
+    async def speak(self, room: str, text: str) -> None:
+        """See `Way`. Unlike the simulation's actors, nobody waits until the bot has come to rest."""
+        backend = self.env.backend
+        if room not in self._rooms:
+            channel = self._rooms[room] = backend.create_channel(self.guild.id, f"room-{room}").id
+            self._names[channel] = room
+        backend.create_message(self._rooms[room], self._guest.id, f"<@{self.env.bot.user.id}> {text}")
+
+    async def heard(self) -> AsyncIterator[Heard]:
+        """See `Way`."""
+        while True:
+            yield await self._heard.get()
+
+    def where(self, room: str) -> Conversation:
+        """Return which conversation a room is."""
+        return Conversation("discord", str(self._rooms[room]))
+
+    def message_ids(self, room: str) -> list[str]:
+        """Return the ids of everything said in a room, oldest first."""
+        return [str(message_id) for message_id in sorted(self.env.backend.messages[self._rooms[room]])]
+
+    def _hear(self, event: str, payload: Any) -> None:
+        if event != "MESSAGE_CREATE" or int(payload["author"]["id"]) != self.env.bot.user.id:
+            return
+        if room := self._names.get(int(payload["channel_id"])):
+            self._heard.put_nowait(Heard(room, is_by(self._persona, payload["content"])))
+
+
+def is_by(persona: str, text: str) -> bool:
+    """Say whether a persona speaks, whose words are signed, or the bot itself with a notice."""
+    return text.startswith((f"{persona}:", f"**{persona}:**"))
+
+
+@asynccontextmanager
+async def rooms_on_telegram(settings: Settings, url: str) -> AsyncIterator[TelegramRooms]:
+    """Run the adapter of these settings against a server of its own."""
+    async with TelegramRooms() as rooms:
+        here = {"telegram_token": SecretStr(TOKEN), "telegram_api": rooms.url}
+        settings = settings.model_copy(update=here | {"admins": f"telegram:{rooms.admin['id']}"})
+        services, stop = Services.open(settings, url), asyncio.Event()
+        rooms.persona = await persona(services)
+        serving = asyncio.create_task(serve(settings, services, stop))
+        try:
+            yield rooms
+        finally:
+            stop.set()
+            await serving
+            await services.close()
+
+
+@asynccontextmanager
+async def rooms_on_discord(settings: Settings, url: str) -> AsyncIterator[DiscordRooms]:
+    """Run the adapter of these settings in a simulation of its own; errors of the adapter are raised at the end."""
+    admins: set[str] = set()
+    services = replace(Services.open(settings, url), admins=admins)
+    client = PersonaClient(services)
+    env = simcord.Env(client, shard_count=1)  # not `simcord.run`, in which time stands still for whoever measures it
+    await env.start()
+    speaking = asyncio.gather(client.delivery.run(), client.watch.run())
+    try:
+        rooms = DiscordRooms(env, await persona(services))
+        admins.add(f"discord:{rooms.admin.id}")
+        yield rooms
+    finally:
+        speaking.cancel()
+        await asyncio.gather(speaking, return_exceptions=True)
+        await env.shutdown()
+        await services.close()
+    env.raise_errors()
+
+
+async def persona(services: Services) -> str:
+    """Return who speaks where nobody was chosen."""
+    return (await services.persona_of(Conversation("any", "room"))).name
