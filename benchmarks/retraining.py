@@ -50,12 +50,18 @@ class Through(StrEnum):
     TELEGRAM = "telegram"
 
     def way(self, settings: Settings, url: str) -> AbstractAsyncContextManager[Way]:
-        """Open the way; the platforms are the tests' own, and Discord's comes with the extra `dev`."""
-        if self is Through.QUEUE:
-            return through_queue(url, settings.reply_deadline_s)
-        from tests.helpers.rooms import rooms_on_discord, rooms_on_telegram
+        """Open the way; the platforms are the tests' own, which come with the extra `dev`."""
+        match self:
+            case Through.QUEUE:
+                return through_queue(url, settings.reply_deadline_s)
+            case Through.DISCORD:
+                from tests.helpers.discord_rooms import rooms_on_discord
 
-        return (rooms_on_discord if self is Through.DISCORD else rooms_on_telegram)(settings, url)
+                return rooms_on_discord(settings, url)
+            case Through.TELEGRAM:
+                from tests.helpers.telegram_rooms import rooms_on_telegram
+
+                return rooms_on_telegram(settings, url)
 
 
 @dataclass(frozen=True)

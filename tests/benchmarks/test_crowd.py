@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from benchmarks.crowd import Crowd, Heard, through_queue
 from personas.catalogue import load_catalogue
+from personas.settings import Settings
 from tests.helpers.answering import scripted_worker
+from tests.helpers.discord_rooms import rooms_on_discord
+from tests.helpers.telegram_rooms import rooms_on_telegram
 from tests.helpers.worker_process import wait_until
+from worker.queue.keys import outbox_key
+from worker.queue.message import EntryKind, OutboxEntry
 
 
 @dataclass
@@ -44,6 +52,24 @@ async def test_people_talk_side_by_side_and_are_heard_to_the_end(redis_server: s
     assert (crowd.num_dropped, crowd.num_surplus) == (0, 0)
     longest = max(len(turns) for _, turns in script.heard)
     assert longest == 11, "six turns and the replies between them, then another room"
+
+
+@pytest.mark.parametrize("rooms_on", [rooms_on_discord, rooms_on_telegram])
+async def test_on_a_platform_everybody_is_answered_and_a_reply_that_comes_twice_is_counted(
+    redis_server: str, redis_client: redis.Redis, tmp_path: Path, rooms_on: Any
+) -> None:
+    catalogue = load_catalogue(None)
+    with scripted_worker(redis_server, catalogue):
+        async with rooms_on(Settings(data_dir=tmp_path, redis_url=redis_server), redis_server) as rooms:
+            crowd = Crowd(rooms, num_people=4, every_s=0.4)
+            crowd.arrive()
+            await crowd.all_answered()
+            where = rooms.where(crowd.said[0].room)
+            again = OutboxEntry(where, EntryKind.REPLY, "You said: hello", persona=catalogue.names()[0])
+            redis_client.xadd(outbox_key(where.platform), {"entry": again.to_json()})
+            await asyncio.to_thread(wait_until, lambda: crowd.num_surplus, "it was heard")
+            await crowd.leave(60)
+    assert (crowd.num_dropped, crowd.num_surplus) == (0, 1)
 
 
 async def test_what_is_never_answered_is_dropped(redis_server: str) -> None:

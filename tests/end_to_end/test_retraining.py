@@ -25,8 +25,9 @@ from personas.registry import Registry, Version
 from personas.settings import Settings
 from personas.store import ConversationStore
 from tests.helpers.discord_files import served_attachments
+from tests.helpers.discord_rooms import DiscordRooms, rooms_on_discord
 from tests.helpers.retraining import LENIENT, training_worker, write_data
-from tests.helpers.rooms import DiscordRooms, TelegramRooms, rooms_on_discord, rooms_on_telegram
+from tests.helpers.telegram_rooms import TelegramRooms, rooms_on_telegram
 from tests.helpers.telegram_world import Chat
 from tests.helpers.worker_process import wait_until, worker_process
 from worker.queue.connection import connect
