@@ -93,12 +93,12 @@ class Row:
     def cells(self) -> str:
         """The row's figures as they are written."""
         swap, replies, ranked = self.figures.get("swap"), self.figures["replies"], self.figures["rank"]
-        by_head = f" / {100 * ranked['head_hits_at_1']:.1f}" if "head_hits_at_1" in ranked else ""
+        ways = [way for way in ("", "pmi_", "head_") if f"{way}hits_at_1" in ranked]
         values = [
             f"{self.figures['ppl_word']:.2f}",
             f"{self.figures['bpb']:.3f}",
-            f"{100 * ranked['hits_at_1']:.1f}{by_head}",
-            f"{ranked['mrr']:.3f}",
+            " / ".join(f"{100 * ranked[f'{way}hits_at_1']:.1f}" for way in ways),
+            " / ".join(f"{ranked[f'{way}mrr']:.3f}" for way in ways),
             f"{100 * replies['greedy']['f1']:.1f}",
             f"{100 * replies['sampled']['f1']:.1f}",
             f"{swap['swap_nll']:+.3f}" if swap else "–",

@@ -9,7 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -84,10 +84,23 @@ def digest(asked: Sequence[Question]) -> str:
     return total.hexdigest()[:12]
 
 
-class Ranker:
-    """Scores candidates with one model: by mean log-probability and, where there is a `head`, by that.
+class Scores(NamedTuple):
+    """What a model thinks of each of a question's candidates, in three ways; `head` is empty without a head."""
 
-    The context is computed once. All candidates stand behind it in one row, each at the positions that follow the
+    likelihood: list[float]
+    pmi: list[float]
+    head: list[float]
+
+
+class Ranker:
+    """Scores candidates with one model.
+
+    By likelihood: the mean log-probability of a candidate's tokens, in nats. By pointwise mutual information: how much
+    likelier the context makes the whole candidate, log p(candidate | context) - log p(candidate), in nats, so that
+    what anybody might say at any time counts for little (Li et al. 2016, arXiv:1510.03055, there to choose replies). By
+    the next-utterance head, where the checkpoint has one.
+
+    A context is computed once. All candidates stand behind it in one row, each at the positions that follow the
     context, and each sees the context and itself alone (a block mask), so that no candidate is padded.
     """
 
@@ -95,32 +108,38 @@ class Ranker:
         self._model, self._layout, self._window, self._head = model, layout, window, head
         self._output: Tensor = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
 
-    def by_likelihood(self, question: Question) -> list[float]:
-        """Return the mean log-probability of each candidate's text and end token, in nats per token."""
-        return self.scores(question)[0]
-
     @torch.inference_mode()
-    def scores(self, question: Question) -> tuple[list[float], list[float]]:
-        """Return the scores of each candidate by likelihood and by the head; the second is empty without one."""
+    def scores(self, question: Question) -> Scores:
+        """Return the scores of each candidate, by their tokens and the end token."""
         candidates = [self._layout.reply_ids(text) for text in question.candidates]
-        reserve = max(map(len, candidates))
-        context = self._layout.prompt(
-            question.facts, question.turns, max_tokens=self._window, reserve=min(reserve, self._window // 2)
-        ).ids
-        room = self._window - len(context)
-        candidates = [ids[:room] for ids in candidates]
+        reserve = min(max(map(len, candidates)), self._window // 2)
+
+        def context(facts: Sequence[str], turns: Sequence[Turn]) -> Sequence[int]:
+            return self._layout.prompt(facts, turns, max_tokens=self._window, reserve=reserve).ids
+
+        behind, alone = context(question.facts, question.turns), context((), ())
+        candidates = [ids[: self._window - len(behind)] for ids in candidates]
+        log_probs, ends = self._pass(behind, candidates)
+        without, _ = self._pass(alone, candidates)
+        return Scores(
+            likelihood=[float(own.mean()) for own in log_probs],
+            pmi=[float(own.sum() - other.sum()) for own, other in zip(log_probs, without, strict=True)],
+            head=[] if self._head is None else self._head(ends.float())[:, 0].tolist(),
+        )
+
+    def _pass(self, context: Sequence[int], candidates: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
+        """Return the log-probabilities of each candidate's tokens, and the states at the candidates' ends (n, H)."""
         states = self._states(context, candidates)
-        likelihood, by_head, start = [], [], len(context)
+        log_probs, ends, start = [], [], len(context)
         for ids in candidates:
             # The state before each token predicts it; before the first stands the context's last.
             before = [len(context) - 1, *range(start, start + len(ids) - 1)]
             logits = (states[before] @ self._output.to(states.dtype).T).float()
             targets = torch.tensor(ids, device=logits.device)
-            likelihood.append(-float(nn.functional.cross_entropy(logits, targets)))
-            if self._head is not None:
-                by_head.append(float(self._head(states[start + len(ids) - 1].float())))
+            log_probs.append(-nn.functional.cross_entropy(logits, targets, reduction="none"))
             start += len(ids)
-        return likelihood, by_head
+            ends.append(start - 1)
+        return log_probs, states[ends]
 
     def _states(self, context: Sequence[int], candidates: Sequence[Sequence[int]]) -> Tensor:
         """Run the trunk over context and candidates; (context and candidates together, H)."""
@@ -154,12 +173,12 @@ class Ranker:
 
 
 def rank(ranker: Ranker, asked: Sequence[Question], progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
-    """Return hits@1 and mean reciprocal rank over all questions, by likelihood and, with a head, by the head."""
-    sums: dict[str, list[tuple[float, float]]] = {"": [], "head_": []}
+    """Return hits@1 and mean reciprocal rank over all questions, in each of the ways of `Scores`."""
+    sums: dict[str, list[tuple[float, float]]] = {"": [], "pmi_": [], "head_": []}
     for done, question in enumerate(asked, 1):
-        for name, scores in zip(sums, ranker.scores(question), strict=True):
+        for pairs, scores in zip(sums.values(), ranker.scores(question), strict=True):
             if scores:
-                sums[name].append(hit_and_reciprocal_rank(scores, len(scores) - 1))
+                pairs.append(hit_and_reciprocal_rank(scores, len(scores) - 1))
         progress(done)
     figures: dict[str, Any] = {}
     for name, pairs in sums.items():

@@ -96,6 +96,7 @@ COLUMNS: tuple[tuple[str, _Find, str], ...] = (
     ("bits per byte", lambda one, _: one.get("bpb"), "{:.3f}"),
     ("token ppl", lambda one, _: one.get("ppl_token"), "{:.2f}"),
     ("hits@1 of 20", lambda one, _: one.get("rank", {}).get("hits_at_1"), "{:.1%}"),
+    ("hits@1, PMI", lambda one, _: one.get("rank", {}).get("pmi_hits_at_1"), "{:.1%}"),
     ("hits@1, head", lambda one, _: one.get("rank", {}).get("head_hits_at_1"), "{:.1%}"),
     ("F1 greedy", lambda one, _: one.get("replies", {}).get("greedy", {}).get("f1"), "{:.1%}"),
     ("F1 sampled", lambda one, _: one.get("replies", {}).get("sampled", {}).get("f1"), "{:.1%}"),

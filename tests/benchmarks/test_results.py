@@ -24,10 +24,16 @@ def test_the_page_has_a_row_of_figures_and_a_command_for_each_measurement(tmp_pa
     assert "TransferTransfo (GPT-1) | valid, leaderboard | 17.51 | 82.1 | 19.09 |" in shown
 
 
-def test_a_head_is_shown_behind_a_slash() -> None:
+def test_each_way_of_ranking_is_shown_behind_a_slash() -> None:
     shares = dict.fromkeys(("f1", "mean_words", "distinct_1"), 0.1)
-    figures = {
-        "ppl_word": 20.0, "bpb": 1.0, "rank": {"hits_at_1": 0.25, "head_hits_at_1": 0.5, "mrr": 0.4},
-        "replies": {"greedy": shares, "sampled": shares},
-    }  # fmt: skip
-    assert Row(MODEL, "none", figures, "").cells == "20.00 | 1.000 | 25.0 / 50.0 | 0.400 | 10.0 | 10.0 | – | –"
+    ranked = {
+        "hits_at_1": 0.25,
+        "mrr": 0.4,
+        "pmi_hits_at_1": 0.75,
+        "pmi_mrr": 0.8,
+        "head_hits_at_1": 0.5,
+        "head_mrr": 0.6,
+    }
+    figures = {"ppl_word": 20.0, "bpb": 1.0, "rank": ranked, "replies": {"greedy": shares, "sampled": shares}}
+    cells = "20.00 | 1.000 | 25.0 / 75.0 / 50.0 | 0.400 / 0.800 / 0.600 | 10.0 | 10.0 | – | –"
+    assert Row(MODEL, "none", figures, "").cells == cells

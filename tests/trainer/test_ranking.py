@@ -76,12 +76,26 @@ def test_the_packed_pass_scores_each_candidate_as_a_pass_of_its_own(loaded: Load
     ranker = Ranker(loaded.model, loaded.layout, window=loaded.window)
     turns = (Turn(Role.USER, "do you have any pets?"),)
     question = Question(FACTS, turns, ("yes, my dog is biscuit.", "no", "i live in a small town near the mountains."))
-    for text, score in zip(question.candidates, ranker.by_likelihood(question), strict=True):
+    for text, score in zip(question.candidates, ranker.scores(question).likelihood, strict=True):
         (example,) = loaded.layout.examples_of(FACTS, (*turns, Turn(Role.BOT, text)), max_tokens=loaded.window)
         logits = loaded.model(input_ids=torch.tensor([example.ids])).logits[0].log_softmax(-1)
         places = [place for place, part in enumerate(example.parts) if part is not Part.CONTEXT]
         alone = [float(logits[place - 1, example.ids[place]]) for place in places]
         assert score == pytest.approx(sum(alone) / len(alone), abs=1e-4)
+
+
+def test_what_is_likely_anywhere_says_nothing_about_the_context(loaded: LoadedModel) -> None:
+    ranker = Ranker(loaded.model, loaded.layout, window=loaded.window)
+    candidates = ("yes, my dog is biscuit.", "no")
+    nowhere = ranker.scores(Question((), (), candidates))
+    assert nowhere.pmi == pytest.approx([0.0, 0.0], abs=1e-4)
+    here = ranker.scores(Question(FACTS, (Turn(Role.USER, "do you have any pets?"),), candidates))
+    lengths = [len(loaded.layout.reply_ids(text)) for text in candidates]
+    gains = [
+        (there - alone) * length
+        for there, alone, length in zip(here.likelihood, nowhere.likelihood, lengths, strict=True)
+    ]
+    assert here.pmi == pytest.approx(gains, abs=1e-3)
 
 
 def test_a_candidate_that_the_model_would_say_itself_ranks_first(loaded: LoadedModel) -> None:
@@ -104,7 +118,7 @@ def test_a_candidate_that_the_model_would_say_itself_ranks_first(loaded: LoadedM
 def test_a_context_longer_than_the_window_is_cut_and_still_ranked(loaded: LoadedModel) -> None:
     turns = tuple(Turn(Role.USER if place % 2 else Role.BOT, "hello there, how are you? " * 4) for place in range(40))
     ranker = Ranker(loaded.model, loaded.layout, window=loaded.window)
-    scores = ranker.by_likelihood(Question(FACTS, turns, ("yes", "no " * 300)))
+    scores = ranker.scores(Question(FACTS, turns, ("yes", "no " * 300))).likelihood
     assert all(score < 0 for score in scores)
 
 
@@ -114,7 +128,7 @@ def test_the_head_scores_the_state_at_the_end_token(loaded: LoadedModel, tmp_pat
     save_file(weights, tmp_path / "model.safetensors")
     turns, text = (Turn(Role.USER, "do you have any pets?"),), "yes, my dog is biscuit."
     ranker = Ranker(loaded.model, loaded.layout, window=loaded.window, head=load_head(tmp_path))
-    _, (score, _) = ranker.scores(Question(FACTS, turns, (text, "no")))
+    score, _ = ranker.scores(Question(FACTS, turns, (text, "no"))).head
     (example,) = loaded.layout.examples_of(FACTS, (*turns, Turn(Role.BOT, text)), max_tokens=loaded.window)
     states = loaded.model.transformer(input_ids=torch.tensor([example.ids])).last_hidden_state[0]
     assert score == pytest.approx(float(states[-1] @ weights[f"{PREFIX}summary.weight"][0] + 0.5), abs=1e-3)
@@ -126,9 +140,8 @@ def test_a_layout_with_token_types_gives_each_candidate_its_own() -> None:
     model.set_attn_implementation("sdpa")
     turns = (Turn(Role.USER, "hello there"),)
     question = Question(("I am Ada.",), turns, ("I am well.", "thank you!"))
-    for text, score in zip(
-        question.candidates, Ranker(model, layout, window=WINDOW).by_likelihood(question), strict=True
-    ):
+    scores = Ranker(model, layout, window=WINDOW).scores(question)
+    for text, score in zip(question.candidates, scores.likelihood, strict=True):
         (example,) = layout.examples_of(question.facts, (*turns, Turn(Role.BOT, text)), max_tokens=WINDOW)
         ids, types = torch.tensor([example.ids]), torch.tensor([layout.token_types(example.ids)])
         logits = model(input_ids=ids, token_type_ids=types).logits[0].detach().log_softmax(-1)

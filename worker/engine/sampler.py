@@ -143,7 +143,10 @@ def draw(scores: Tensor, sequences: Sequence[Running]) -> Tensor:
     if unsorted:
         own = scores if len(unsorted) == len(params) else scores[unsorted]
         chosen[unsorted], is_open = draw_by_rejection(
-            relative(own), *([of[row] for row in unsorted] for of in (params, keys, positions))
+            relative(own),
+            [params[row] for row in unsorted],
+            [keys[row] for row in unsorted],
+            [positions[row] for row in unsorted],
         )
         drawn = {row for row, still_open in zip(unsorted, is_open, strict=True) if not still_open}
         ordered = [row for row in ordered if row not in drawn]
