@@ -59,6 +59,12 @@ class ChannelSettings(BaseModel):
             answers_all=data.get("answers_all") == "1",
         )
 
+    @classmethod
+    def from_hashes(cls, *hashes: Mapping[str, str]) -> Self:
+        """Rebuild settings of which a later hash leaves to the earlier ones what it does not say itself."""
+        said = [{name: value for name, value in data.items() if value not in ("", "{}")} for data in hashes]
+        return cls.from_hash({name: value for data in said for name, value in data.items()})
+
     def to_hash(self) -> dict[str, str]:
         """Return the settings as the fields of a Redis hash."""
         return {
@@ -127,10 +133,8 @@ class ConversationStore:
 
     def settings(self, conversation: Conversation) -> ChannelSettings:
         """Return the settings; a thread or topic takes what it does not say itself from the place it belongs to."""
-        own = self._fields(conversation)
-        if conversation.thread:
-            own = self._fields(Conversation(conversation.platform, conversation.place)) | own
-        return ChannelSettings.from_hash(own)
+        place = Conversation(conversation.platform, conversation.place)  # itself, where there is no thread
+        return ChannelSettings.from_hashes(*map(self._fields, dict.fromkeys([place, conversation])))
 
     def set_settings(self, conversation: Conversation, settings: ChannelSettings) -> None:
         """Replace the settings, but not the history: to change the persona use `set_persona`."""
@@ -147,8 +151,7 @@ class ConversationStore:
         self._move(keys=[key for pair in pairs for key in pair])
 
     def _fields(self, conversation: Conversation) -> dict[str, str]:
-        fields = cast("dict[str, str]", self._redis.hgetall(settings_key(conversation)))
-        return {name: value for name, value in fields.items() if value not in ("", "{}")}
+        return cast("dict[str, str]", self._redis.hgetall(settings_key(conversation)))
 
     def _restart(self, conversation: Conversation, *, persona: str, greeting: Turn | None, forget: bool) -> None:
         keys = [history_key(conversation), state_key(conversation), settings_key(conversation)]

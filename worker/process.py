@@ -31,10 +31,9 @@ from personas.persona import Persona
 from personas.registry import Registry
 from personas.remote import Follower
 from personas.settings import Settings, load_settings
-from personas.store import ConversationStore
 from worker import tasks
 from worker.engine.errors import EngineStopped
-from worker.queue.app import app, make_app, num_threads
+from worker.queue.app import app, num_threads
 from worker.queue.connection import broker_url, connect
 from worker.queue.keys import CHAT_QUEUE
 from worker.queue.loaded import RedisBoard
@@ -72,7 +71,6 @@ class Heart:
             log.info("claim lost: begun anew, or taken over by another worker", conversation=str(conversation))
         for conversation, fence in self._mailbox.sweep():
             log.warning("task sent again", conversation=str(conversation), fence=fence)
-            self._replies.send(conversation, fence)
 
     def _run(self) -> None:
         while True:
@@ -93,9 +91,7 @@ def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[
     client = connect(url)
     mailbox = Mailbox(client, worker=name, lease_s=settings.lease_s)
     catalogue = load_catalogue(settings.personas_dir)
-    replies = tasks.Replies(
-        mailbox, ConversationStore(client), speaker, Casting(catalogue, settings.default_persona).named, make_app(url)
-    )
+    replies = tasks.Replies(mailbox, speaker, Casting(catalogue, settings.default_persona).named)
     heart = Heart(mailbox, replies)
     tasks.install(replies, _end_without_engine)
     heart.start()

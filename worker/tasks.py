@@ -17,17 +17,15 @@ from typing import Any, Final, Protocol, TypeVar
 
 import redis
 import structlog
-from celery import Celery
-from kombu.exceptions import OperationalError
 
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import GenerationSettings, Persona
-from personas.store import ConversationStore
 from worker.engine.errors import DeadlinePassed, EngineStopped
-from worker.queue.app import REPLY_TASK, app, send_reply_task
+from worker.queue.app import app
 from worker.queue.mailbox import Mailbox, Outcome
 from worker.queue.message import EntryKind, Kind, OutboxEntry, Taken
 from worker.queue.reply import Reply
+from worker.queue.task import REPLY_TASK
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -60,19 +58,10 @@ class Speaker(Protocol):
 class Replies:
     """Answers claimed conversations, many at once in as many threads."""
 
-    def __init__(
-        self,
-        mailbox: Mailbox,
-        store: ConversationStore,
-        speaker: Speaker,
-        persona_named: Callable[[str], Persona],
-        producer: Celery,
-    ) -> None:
+    def __init__(self, mailbox: Mailbox, speaker: Speaker, persona_named: Callable[[str], Persona]) -> None:
         self._mailbox = mailbox
-        self._store = store
         self._speaker = speaker
         self._persona_named = persona_named
-        self._producer = producer
         self._held: dict[Conversation, int] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -90,8 +79,6 @@ class Replies:
                 outcome = self._finish(taken, entry, takes_next=takes_next)
             finally:
                 self._let_go(taken)
-            if outcome.next_fence is not None:
-                self.send(conversation, outcome.next_fence)
             taken = outcome.next
 
     def stop(self) -> None:
@@ -102,13 +89,6 @@ class Replies:
         """Return the claims that are being answered, for the heartbeat."""
         with self._lock:
             return list(self._held.items())
-
-    def send(self, conversation: Conversation, fence: int) -> None:
-        """Send the task for a claim; if that fails, the sweep sends it."""
-        try:
-            send_reply_task(self._producer, conversation, fence)
-        except (OperationalError, redis.RedisError, OSError) as error:
-            log.warning("task not sent, the sweep will", conversation=str(conversation), error=repr(error))
 
     def _entry(self, taken: Taken) -> OutboxEntry:
         """Return what to deliver; the one place where an unexpected error becomes a notice."""
@@ -138,9 +118,8 @@ class Replies:
 
     def _spoken(self, taken: Taken) -> OutboxEntry:
         started = time.time()
-        chosen = self._store.settings(taken.conversation)
-        persona = self._persona_named(chosen.persona)
-        settings = _with_new_seed(chosen.generation, persona, taken)
+        persona = self._persona_named(taken.settings.persona)
+        settings = _with_new_seed(taken.settings.generation, persona, taken)
         reply = self._speaker.respond(
             persona, taken.turns, settings, deadline=taken.deadline or None, group=taken.group
         )

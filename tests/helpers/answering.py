@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +12,9 @@ from typing import Any, cast
 from personas.catalogue import Catalogue
 from personas.conversation import Conversation, Turn
 from personas.persona import GenerationSettings, Persona
-from personas.store import ConversationStore
 from worker.process import Casting
-from worker.queue.app import CHAT_QUEUE, make_app
 from worker.queue.connection import connect
+from worker.queue.keys import CHAT_QUEUE
 from worker.queue.mailbox import Mailbox
 from worker.tasks import Replies
 
@@ -72,15 +70,13 @@ def scripted_worker(url: str, catalogue: Catalogue, default_persona: str = "") -
     script, stopping = Script(), threading.Event()
     client = connect(url)
     mailbox = Mailbox(client, worker="script")
-    replies = Replies(
-        mailbox, ConversationStore(client), script, Casting(catalogue, default_persona).named, make_app(url)
-    )
+    replies = Replies(mailbox, script, Casting(catalogue, default_persona).named)
 
     def work() -> None:
         while not stopping.is_set():
             popped = cast("tuple[str, str] | None", client.brpop([CHAT_QUEUE], timeout=0.2))
             if popped:
-                conversation, fence = _arguments(popped[1])
+                conversation, fence = arguments(popped[1])
                 replies.answer(Conversation.parse(conversation), fence)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(NUM_THREADS)]
@@ -97,7 +93,8 @@ def scripted_worker(url: str, catalogue: Catalogue, default_persona: str = "") -
         client.close()
 
 
-def _arguments(envelope: str) -> tuple[str, int]:
-    body: Any = json.loads(base64.b64decode(json.loads(envelope)["body"]))
+def arguments(envelope: str) -> tuple[str, int]:
+    """Return the conversation and the fence of a task as it lies in Celery's queue."""
+    body: Any = json.loads(json.loads(envelope)["body"])
     conversation, fence = body[0]
     return conversation, int(fence)

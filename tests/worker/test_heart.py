@@ -10,13 +10,11 @@ import redis
 from personas.catalogue import load_catalogue
 from personas.conversation import Conversation, Role, Turn
 from personas.settings import Settings
-from personas.store import ConversationStore
 from tests.helpers.answering import Script
 from tests.helpers.worker_process import wait_until
 from worker import tasks
 from worker.process import Casting, Heart, answering
 from worker.queue import keys
-from worker.queue.app import make_app
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import Message
 
@@ -52,15 +50,13 @@ def test_slow_reply_keeps_its_claim_beyond_the_lease(
     assert other.num_workers() == 1  # the one that left is not counted
 
 
-def test_beat_sends_the_task_of_a_conversation_whose_worker_died(
-    redis_server: str, redis_client: redis.Redis, message: Message
-) -> None:
+def test_beat_sends_the_task_of_a_conversation_whose_worker_died(redis_client: redis.Redis, message: Message) -> None:
     dead = Mailbox(redis_client, worker="dead", lease_s=0)
     dead.take(ROOM, dead.submit(message).fence or 0)
     mailbox = Mailbox(redis_client, worker="living", lease_s=LEASE_S)
     casting = Casting(load_catalogue(None), "")
-    replies = tasks.Replies(mailbox, ConversationStore(redis_client), Script(), casting.named, make_app(redis_server))
-    Heart(mailbox, replies).beat()
+    redis_client.delete("chat")
+    Heart(mailbox, tasks.Replies(mailbox, Script(), casting.named)).beat()
     assert redis_client.llen("chat") == 1
     assert mailbox.num_workers() == 1
 

@@ -16,7 +16,6 @@ from personas.store import ChannelSettings, ConversationStore
 from worker import tasks
 from worker.engine.errors import DeadlinePassed, EngineStopped
 from worker.queue import keys
-from worker.queue.app import make_app
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry
 from worker.tasks import Replies
@@ -89,9 +88,9 @@ def raiser(error: Exception) -> Callable[[], object]:
 
 
 @pytest.fixture
-def bench(redis_client: redis.Redis, redis_server: str) -> Bench:
+def bench(redis_client: redis.Redis) -> Bench:
     mailbox, store, echo = Mailbox(redis_client, worker="w"), ConversationStore(redis_client), Echo()
-    replies = Replies(mailbox, store, echo, lambda name: Persona(name=name or "Ada"), make_app(redis_server))
+    replies = Replies(mailbox, echo, lambda name: Persona(name=name or "Ada"))
     return Bench(redis_client, mailbox, store, echo, replies)
 
 
@@ -202,7 +201,11 @@ def test_persona_that_takes_over_meanwhile_answers_instead(bench: Bench) -> None
 
 
 def test_stopping_worker_finishes_its_reply_and_hands_over_the_rest(bench: Bench) -> None:
-    bench.echo.meanwhile = bench.replies.stop
+    def stop() -> None:
+        bench.redis.delete("chat")
+        bench.replies.stop()
+
+    bench.echo.meanwhile = stop
     assert [entry.text for entry in bench.answer("one", "two")] == ["Ada: one"]
     assert bench.redis.llen("chat") == 1
 

@@ -1,6 +1,7 @@
 """The Celery application: what every process that sends or runs tasks agrees on.
 
-Owns names of tasks and queues, and Celery's settings. Knows nothing of what a task does.
+Owns Celery's settings and the training's task. Knows nothing of what a task does. Tasks of the chat are written by the
+mailbox's scripts (see `task`), and only read by Celery.
 """
 
 from __future__ import annotations
@@ -8,19 +9,16 @@ from __future__ import annotations
 from typing import Any, Final
 
 from celery import Celery
+from kombu.transport.redis import Channel
 
-from personas.conversation import Conversation
 from personas.settings import load_settings
 from worker.queue.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, broker_url
 from worker.queue.keys import CHAT_QUEUE
 from worker.queue.server import redis_url
+from worker.queue.task import REPLY_TASK
 
 TRAINING_QUEUE: Final = "training"
-REPLY_TASK: Final = "worker.tasks.reply"
 LOOK_TASK: Final = "worker.training.look"
-# Longer than a task holds on to a conversation (`tasks.MAX_TASK_S`) plus one reply: an unacknowledged task that is
-# older runs again. It then finds its fence stale; the claim's lease is what answers for a dead worker.
-VISIBILITY_TIMEOUT_S: Final = 120
 
 
 def num_threads(max_num_seqs: int) -> int:
@@ -52,10 +50,10 @@ def _config(url: str | None) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_transport_options": {
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            # Together: look for lost tasks every 2 s (kombu's defaults make it 100 s).
-            "unacked_restore_interval": 2,
-            "unacked_restore_throttle": 1,
+            # Who took which task is kept in the worker's memory only: for a worker that dies the claims' leases
+            # answer, long before kombu's record in Redis would, which costs more than the rest of a task's way.
+            "ack_emulation": False,
+            "priority_steps": [0],
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
         },
@@ -69,21 +67,12 @@ def make_app(url: str | None = None) -> Celery:
     return app
 
 
-def send_reply_task(app: Celery, conversation: Conversation, fence: int) -> None:
-    """Send the one task for a claim, with a short retry: what is lost here, the sweep sends again."""
-    app.send_task(
-        REPLY_TASK,
-        args=[str(conversation), fence],
-        queue=CHAT_QUEUE,
-        ignore_result=True,
-        retry=True,
-        retry_policy={"max_retries": 1, "interval_start": 0.1, "interval_step": 0.1, "interval_max": 0.2},
-    )
-
-
 def send_look_task(app: Celery) -> None:
     """Tell a training worker that there is something to do; if this gets lost, it finds out by itself in seconds."""
     app.send_task(LOOK_TASK, queue=TRAINING_QUEUE, ignore_result=True, retry=False)
 
 
+# Nor is a task put back where its connection is lost: its reply goes on, and what was not taken is swept. (In an outage
+# kombu could not put anything back either, and would dump the tasks into a file and say that they are lost.)
+Channel.do_restore = False
 app = make_app()

@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 from personas.conversation import Conversation
-from personas.store import history_key, state_key
+from personas.store import history_key, settings_key, state_key
 
 CLAIMS: Final = "claims"
 QUEUED: Final = "queued"
@@ -62,13 +62,15 @@ def parts_key(platform: str) -> str:
 
 
 def script_keys(conversation: Conversation) -> list[str]:
-    """Return the keys of a conversation in the order the Lua scripts name them."""
+    """Return the keys of a conversation in the order the Lua scripts name them; "" for what it has not."""
+    name = str(conversation)
+    place = Conversation(conversation.platform, conversation.place) if conversation.thread else None
     return [
-        mailbox_key(conversation),
-        pending_key(conversation),
-        claim_key(conversation),
-        history_key(conversation),
-        state_key(conversation),
+        mailbox_key(name),
+        pending_key(name),
+        claim_key(name),
+        history_key(name),
+        state_key(name),
         outbox_key(conversation.platform),
         CLAIMS,
         QUEUED,
@@ -76,4 +78,6 @@ def script_keys(conversation: Conversation) -> list[str]:
         DEAD,
         NEWEST_TAKEN,
         CHAT_QUEUE,
+        settings_key(name),
+        settings_key(place) if place else "",
     ]

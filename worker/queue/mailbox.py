@@ -2,10 +2,11 @@
 
 Owns the order within a conversation and the exactly-once of replies: every method is one atomic step in Redis, and
 every step after `submit` proves with a fencing number that its caller still holds the conversation. Knows nothing of
-Celery, models or platforms.
+models or platforms, and of Celery only that a claim's task is a line in a list.
 
-A claim's life: `submit` makes it (queued) - `take` (taken) - `finish` (queued, taken again, or released). A lease that
-ends means that the task was lost or its worker died: `sweep` says for which fence a task is to be sent again.
+A claim's life: `submit` makes it (queued) - `take` (taken) - `finish` (queued, taken again, or released). Whatever
+leaves it queued puts its task into the list in the same step. A lease that ends means that the task was lost or its
+worker died: `sweep` sends it again.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, cast
 
 import redis
 
 from personas.conversation import Conversation, Role, Turn
-from personas.store import MAX_TURNS, REPLY_MARK, TURNS_AFTER_CUT, decode_turn, encode_turn
+from personas.store import MAX_TURNS, REPLY_MARK, TURNS_AFTER_CUT, ChannelSettings, decode_turn, encode_turn
 from worker.queue import keys, scripts
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry, Submitted, Taken
+from worker.queue.task import reply_task
 
 __all__ = ["Kind", "Mailbox", "Message", "OutboxEntry", "Outcome", "Submitted", "Taken"]
 
@@ -28,13 +31,15 @@ LEASE_S: Final = 12.0
 SEEN_S: Final = 24 * 60 * 60
 MAX_TOGETHER: Final = 32  # turns of one author that one reply answers
 MAX_SWEPT: Final = 1000
+# A conversation's turns come anew with every message; reading 200 of them takes longer than the rest of `take`.
+_turn = lru_cache(maxsize=16_384)(decode_turn)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What `finish` did. `is_accepted` is False when the fence was stale or the conversation begun anew meanwhile.
 
-    `next` is what to answer now; `next_fence` what to send a task for; neither: the conversation is released or lost.
+    `next` is what to answer now; or `next_fence` has a task; neither: the conversation is released or lost.
     """
 
     is_accepted: bool
@@ -58,7 +63,7 @@ class Mailbox:
         self._expired = client.register_script(scripts.EXPIRED)
 
     def submit(self, message: Message, submission: str | None = None) -> Submitted:
-        """Accept a message unless it was seen before; claim its conversation if nobody holds it.
+        """Accept a message unless it was seen before; claim its conversation and send a task if nobody holds it.
 
         Repeat an attempt whose answer got lost with the same `submission`, and it counts once.
         """
@@ -66,14 +71,21 @@ class Mailbox:
         seen = keys.seen_key(where, message_id) if message_id else ""
         fence, position, is_duplicate, num_workers = self._submit(
             keys=[*keys.script_keys(where), seen, keys.WORKERS],
-            args=[str(where), message.to_json(), submission or uuid.uuid4().hex, self.lease_s, SEEN_S],
+            args=[
+                str(where),
+                message.to_json(),
+                submission or uuid.uuid4().hex,
+                self.lease_s,
+                SEEN_S,
+                *reply_task(where),
+            ],
         )
         return Submitted(int(fence) or None, int(position), bool(is_duplicate), int(num_workers))
 
     def take(self, conversation: Conversation, fence: int) -> Taken | None:
         """Take what is to be answered; None if the fence is stale, taken already, or nothing is left to answer."""
         reply = self._take(keys=keys.script_keys(conversation), args=self._take_args(conversation, fence))
-        return _taken(conversation, reply)
+        return _taken(conversation, *reply)
 
     def begin(self, taken: Taken) -> bool:
         """Say that messages whose worker died before are being answered now; False: the claim is lost.
@@ -93,11 +105,12 @@ class Mailbox:
     ) -> Outcome:
         """Deliver `entry`, add a reply to the history, and take the next messages or let the conversation go.
 
+        Without `takes_next` a task is sent for the next messages.
         With `buries` the messages go to the dead-letter list and their turns leave the history.
         """
         is_reply = entry.kind != EntryKind.NOTICE
         turn = Turn(Role.BOT, entry.text, name=entry.persona, message_id=f"{REPLY_MARK}{taken.fence}")
-        reply = self._finish(
+        is_delivered, next_fence, *left = self._finish(
             keys=keys.script_keys(taken.conversation),
             args=[
                 *self._take_args(taken.conversation, taken.fence),
@@ -105,14 +118,10 @@ class Mailbox:
                 entry.to_json(),
                 taken.replaced_line if is_reply else "",
                 "1" if buries else "0",
-                "1" if takes_next else "0",
+                *(("", "") if takes_next else reply_task(taken.conversation)),
             ],
         )
-        status, next_fence = reply[0], int(reply[1])
-        is_accepted = status != "stale" and reply[5] == "delivered"
-        if status == "queued":
-            return Outcome(is_accepted, next_fence=next_fence)
-        return Outcome(is_accepted, next=_taken(taken.conversation, reply))
+        return Outcome(bool(is_delivered), _taken(taken.conversation, *left), int(next_fence) or None)
 
     def renew(self, held: Iterable[tuple[Conversation, int]]) -> list[Conversation]:
         """Lengthen the leases of what this worker is answering; return the conversations it has lost."""
@@ -125,14 +134,14 @@ class Mailbox:
         return [conversation for (conversation, _), is_held in zip(claims, renewed, strict=True) if not is_held]
 
     def sweep(self) -> list[tuple[Conversation, int]]:
-        """Announce this worker as alive; fence off the dead; return the claims for which a task is to be sent."""
+        """Announce this worker as alive; fence off the dead; return the claims for which a task was sent again."""
         expired = cast(
             "list[str]",
             self._expired(keys=[keys.WORKERS, keys.CLAIMS], args=[self.worker, self.lease_s, MAX_SWEPT]),
         )
         revived = []
         for conversation in map(Conversation.parse, expired):
-            args: list[Any] = [str(conversation), self.lease_s]
+            args: list[Any] = [str(conversation), self.lease_s, *reply_task(conversation)]
             if fence := int(cast(int, self._revive(keys=keys.script_keys(conversation), args=args))):
                 revived.append((conversation, fence))
         return revived
@@ -150,15 +159,24 @@ class Mailbox:
         return [str(conversation), fence, self.worker, self.lease_s, MAX_TOGETHER, MAX_TURNS, TURNS_AFTER_CUT]
 
 
-def _taken(conversation: Conversation, reply: list[Any]) -> Taken | None:
+def _taken(conversation: Conversation, status: str, *rest: Any) -> Taken | None:
     """Read what the Lua function `take` returned."""
-    status, fence, num_deaths, pending, history = reply[:5]
     if status != "taken":
         return None
+    fence, num_deaths, pending, history, *settings = rest
+    own, of_place = (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in settings)
     messages = tuple(Message.from_json(conversation, line.split(" ", 1)[1]) for line in pending)
-    turns = [decode_turn(line) for line in history]
+    turns = [_turn(line) for line in history]
     replaced_line = ""
     if messages[-1].kind == Kind.REGENERATE and turns and turns[-1].role == Role.BOT:
         replaced_line = history[-1]
         turns.pop()
-    return Taken(conversation, int(fence), tuple(turns), messages, int(num_deaths), replaced_line)
+    return Taken(
+        conversation,
+        int(fence),
+        tuple(turns),
+        messages,
+        ChannelSettings.from_hashes(of_place, own),
+        int(num_deaths),
+        replaced_line,
+    )

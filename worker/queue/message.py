@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
 from personas.conversation import Conversation, Turn
-from personas.store import decode_turn, encode_turn
+from personas.store import ChannelSettings, decode_turn, encode_turn
 
 MAX_DEATHS: Final = 2
 
@@ -78,7 +78,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What became of a message. `fence` is set when a Celery task is to be sent for it (the publisher does that).
+    """What became of a message. `fence` is set when it made a claim, and so a task.
 
     `position`: how many conversations wait for a worker before this one. `num_workers`: how many workers are alive.
     A duplicate was accepted before and changes nothing.
@@ -95,13 +95,14 @@ class Taken:
     """What a worker has to answer: the conversation so far, and the messages that wait for this one reply.
 
     `turns` ends with the messages' turns. When `kind` is "regenerate" the old reply is `replaced` and not among them;
-    `replaced_line` is that turn as Redis has it.
+    `replaced_line` is that turn as Redis has it. `settings` are the conversation's own over those of its place.
     """
 
     conversation: Conversation
     fence: int
     turns: tuple[Turn, ...]
     messages: tuple[Message, ...]
+    settings: ChannelSettings
     num_deaths: int = 0
     replaced_line: str = ""
 
@@ -161,9 +162,8 @@ class OutboxEntry:
 
     def to_json(self) -> str:
         """Return the entry as one line of JSON, without the id that the stream gives it."""
-        data: dict[str, Any] = asdict(self) | {"conversation": str(self.conversation), "v": 1}
-        del data["id"]
-        data["text"] = self.text.encode("utf-8", "replace").decode()
+        data: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "id"}
+        data |= {"conversation": str(self.conversation), "text": self.text.encode("utf-8", "replace").decode(), "v": 1}
         return json.dumps(data, ensure_ascii=False)
 
     @classmethod

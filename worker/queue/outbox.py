@@ -25,6 +25,12 @@ GROUP: Final = "adapter"
 BLOCK_MS: Final = 2000  # below the socket's timeout
 BATCH: Final = 64
 MAX_PAUSE_S: Final = 5.0
+# KEYS stream, parts; ARGV group, entry. One command and one answer where a transaction has five.
+ACK: Final = """
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+redis.call('HDEL', KEYS[2], ARGV[2])
+"""
 
 
 class Outbox:
@@ -37,6 +43,7 @@ class Outbox:
         self._redis = client
         self._stream = keys.outbox_key(platform)
         self._parts = keys.parts_key(platform)
+        self._ack = client.register_script(ACK)
         self._consumer = consumer
         self._under_way: set[str] = set()
 
@@ -59,11 +66,7 @@ class Outbox:
 
     async def ack(self, entry: OutboxEntry) -> None:
         """Say that the entry was delivered: nobody will see it again, and Redis does not keep its text."""
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xack(self._stream, GROUP, entry.id)
-            pipe.xdel(self._stream, entry.id)
-            pipe.hdel(self._parts, entry.id)
-            await pipe.execute()
+        await self._ack(keys=[self._stream, self._parts], args=[GROUP, entry.id])
         self._under_way.discard(entry.id)
 
     async def mark_part(self, entry: OutboxEntry, num_parts: int) -> None:

@@ -1,7 +1,7 @@
 """The one thread through which an asyncio adapter submits messages.
 
-Redis and Celery are called synchronously there, one message after another, so that the event loop never waits for a
-socket. (Measured: one thread is faster than eight.)
+Redis is called synchronously there, one message after another, so that the event loop never waits for a socket.
+(Measured: one thread is faster than eight.)
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from typing import Final, Self
 
 import redis
 import structlog
-from celery import Celery
-from kombu.exceptions import OperationalError
 
-from worker.queue.app import make_app, send_reply_task
 from worker.queue.connection import connect
 from worker.queue.errors import QueueUnavailable
 from worker.queue.mailbox import LEASE_S, Mailbox
@@ -33,11 +30,10 @@ ATTEMPT_S: Final = 2.0  # a Redis that hangs is given up, and the person told, a
 
 
 class Publisher:
-    """Submits messages to the mailbox and sends their tasks. `start()` and `close()`, or a context manager."""
+    """Submits messages to the mailbox. `start()` and `close()`, or a context manager."""
 
-    def __init__(self, url: str, *, lease_s: float = LEASE_S, app: Celery | None = None) -> None:
+    def __init__(self, url: str, *, lease_s: float = LEASE_S) -> None:
         self._mailbox = Mailbox(connect(url, timeout_s=ATTEMPT_S, num_retries=0), lease_s=lease_s)
-        self._app = app or make_app(url)
         self._waiting: queue.SimpleQueue[tuple[Message, concurrent.futures.Future[Submitted]] | None] = (
             queue.SimpleQueue()
         )
@@ -80,21 +76,12 @@ class Publisher:
             # A cancelled waiter is still to be answered: the platform will not send the message again.
             future.set_running_or_notify_cancel()
             try:
-                submitted = self._publish(message)
+                submitted = self._submit(message)
             except Exception as error:
                 log.warning("message not accepted", conversation=str(message.conversation), error=repr(error))
                 _settle(future, error=error)
             else:
                 _settle(future, submitted=submitted)
-
-    def _publish(self, message: Message) -> Submitted:
-        submitted = self._submit(message)
-        if submitted.fence is not None:
-            try:
-                send_reply_task(self._app, message.conversation, submitted.fence)
-            except (OperationalError, redis.RedisError, OSError) as error:
-                log.warning("task not sent, the sweep will", conversation=str(message.conversation), error=repr(error))
-        return submitted
 
     def _submit(self, message: Message) -> Submitted:
         submission = uuid.uuid4().hex

@@ -2,6 +2,9 @@
 
 KEYS are `keys.script_keys` in that order. Times are the server's, so that hosts' clocks need not agree.
 A message is stored as `resets json`: how often the conversation had been forgotten when it was submitted.
+A task comes in two halves, between which its fence belongs (see `task`); Celery takes from the other end of the list.
+
+Every call of Redis from Lua costs microseconds, some of them tens: fields are read together, and once.
 """
 
 from __future__ import annotations
@@ -11,16 +14,24 @@ from typing import Final
 _COMMON: Final = """
 local MAILBOX, PENDING, CLAIM, HISTORY, STATE = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local OUTBOX, CLAIMS, QUEUED, FENCES, DEAD = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local NEWEST_TAKEN, TASKS = KEYS[11], KEYS[12]
+local NEWEST_TAKEN, TASKS, SETTINGS, SETTINGS_OF_PLACE = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+
+local time, counters
 
 local function now()
-  local time = redis.call('TIME')
+  time = time or redis.call('TIME')
   return tonumber(time[1]) + tonumber(time[2]) / 1000000
 end
 
-local function counter(name) return redis.call('HGET', STATE, name) or '0' end
+-- How often the history was begun anew, and how often it was forgotten.
+local function epoch_and_resets()
+  counters = counters or redis.call('HMGET', STATE, 'epoch', 'resets')
+  return counters[1] or '0', counters[2] or '0'
+end
 
 local function holds(fence) return redis.call('HGET', CLAIM, 'fence') == fence end
+
+local function send_task(before, fence, after) redis.call('LPUSH', TASKS, before .. fence .. after) end
 
 -- Give the claim a new fence; whoever held the old one holds nothing any more.
 local function fence_anew(conversation, lease)
@@ -42,46 +53,47 @@ local function parsed(line)
   return tonumber(resets), cjson.decode(json)
 end
 
-local function is_forgotten(line)
-  local resets = parsed(line)
-  return resets < tonumber(counter('resets'))
+local function is_before_reset(resets)
+  local _, now_resets = epoch_and_resets()
+  return resets < tonumber(now_resets)
 end
 """
 
-# ARGV conversation, message, submission, lease, seconds to remember the message
+# ARGV conversation, message, submission, lease, seconds to remember the message, the task's halves
 SUBMIT: Final = (
     _COMMON
     + """
-local SEEN, WORKERS = KEYS[13], KEYS[14]
+local SEEN, WORKERS = KEYS[15], KEYS[16]
 local conversation, message, submission, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now())
-local num_workers = redis.call('ZCARD', WORKERS)
+local num_workers = redis.call('ZCOUNT', WORKERS, now(), '+inf')
 local function answer(fence, is_duplicate)
   return {fence, redis.call('ZRANK', QUEUED, conversation) or 0, is_duplicate, num_workers}
 end
 
 if SEEN ~= '' and not redis.call('SET', SEEN, submission, 'NX', 'EX', ARGV[5]) then
-  -- Our own attempt whose answer got lost is no duplicate; its claim may still need a task.
+  -- Our own attempt whose answer got lost is no duplicate.
   if redis.call('GET', SEEN) ~= submission then return answer(0, 1) end
   local is_queued = redis.call('ZSCORE', QUEUED, conversation)
   return answer(is_queued and redis.call('HGET', CLAIM, 'fence') or 0, 0)
 end
-redis.call('RPUSH', MAILBOX, counter('resets') .. ' ' .. message)
+local _, resets = epoch_and_resets()
+redis.call('RPUSH', MAILBOX, resets .. ' ' .. message)
 if redis.call('EXISTS', CLAIM) == 1 then return answer(0, 0) end
-return answer(fence_anew(conversation, lease), 0)
+local fence = fence_anew(conversation, lease)
+send_task(ARGV[6], fence, ARGV[7])
+return answer(fence, 0)
 """
 )
 
 _TAKE: Final = """
 -- Bring the pending messages into a history that was begun anew since they were taken.
 local function settle_pending()
-  if redis.call('HGET', CLAIM, 'epoch') == counter('epoch') then return end
   local lines = redis.call('LRANGE', PENDING, 0, -1)
   redis.call('DEL', PENDING)
   for _, line in ipairs(lines) do
-    local _, message = parsed(line)
-    if message.kind == 'say' and not is_forgotten(line) then
+    local resets, message = parsed(line)
+    if message.kind == 'say' and not is_before_reset(resets) then
       redis.call('RPUSH', PENDING, line)
       redis.call('RPUSH', HISTORY, message.turn)
     end
@@ -90,47 +102,50 @@ end
 
 -- Move the next messages that are answered together from the mailbox to `pending`, their turns into the history.
 local function move_next(max_together)
-  local author, num_moved = nil, 0
-  while num_moved < max_together do
+  local author, moved = nil, {}
+  while #moved < max_together do
     local line = redis.call('LINDEX', MAILBOX, 0)
-    if not line then return end
-    if is_forgotten(line) then
+    if not line then return moved end
+    local resets, message = parsed(line)
+    if is_before_reset(resets) then
       redis.call('LPOP', MAILBOX)
     else
-      local _, message = parsed(line)
-      if author and (message.author ~= author or message.kind ~= 'say') then return end
+      if author and (message.author ~= author or message.kind ~= 'say') then return moved end
       redis.call('LPOP', MAILBOX)
       redis.call('RPUSH', PENDING, line)
-      num_moved = num_moved + 1
-      if message.kind ~= 'say' then return end
+      moved[#moved + 1] = line
+      if message.kind ~= 'say' then return moved end
       redis.call('RPUSH', HISTORY, message.turn)
       author = message.author
     end
   end
+  return moved
 end
 
 -- Take what is to be answered next; release the claim if there is nothing.
 local function take(conversation, worker, lease, max_together, max_turns, turns_after_cut)
-  settle_pending()
-  if redis.call('LLEN', PENDING) == 0 then move_next(max_together) end
-  if redis.call('LLEN', PENDING) == 0 then
+  local fence, taken_epoch, deaths = unpack(redis.call('HMGET', CLAIM, 'fence', 'epoch', 'deaths'))
+  local epoch = epoch_and_resets()
+  if taken_epoch and taken_epoch ~= epoch then settle_pending() end
+  local pending = redis.call('LRANGE', PENDING, 0, -1)
+  if #pending == 0 then pending = move_next(max_together) end
+  if #pending == 0 then
     release(conversation)
-    return {'idle', 0, 0, {}, {}}
+    return {'idle'}
   end
   if redis.call('LLEN', HISTORY) > max_turns then redis.call('LTRIM', HISTORY, -turns_after_cut, -1) end
-  local deaths = redis.call('HGET', CLAIM, 'deaths') or '0'
-  local is_suspect = deaths ~= '0'
-  redis.call('HSET', CLAIM, 'taken', 1, 'worker', worker, 'epoch', counter('epoch'), 'begun', is_suspect and 0 or 1)
+  redis.call('HSET', CLAIM, 'taken', 1, 'worker', worker, 'epoch', epoch, 'begun', deaths and 0 or 1)
   redis.call('ZADD', CLAIMS, now() + lease, conversation)
   redis.call('ZREM', QUEUED, conversation)
-  local fence = redis.call('HGET', CLAIM, 'fence')
   if tonumber(fence) > tonumber(redis.call('GET', NEWEST_TAKEN) or 0) then redis.call('SET', NEWEST_TAKEN, fence) end
   return {
     'taken',
     fence,
-    deaths,
-    redis.call('LRANGE', PENDING, 0, -1),
+    deaths or '0',
+    pending,
     redis.call('LRANGE', HISTORY, 0, -1),
+    redis.call('HGETALL', SETTINGS),
+    SETTINGS_OF_PLACE == '' and {} or redis.call('HGETALL', SETTINGS_OF_PLACE),
   }
 end
 """
@@ -140,7 +155,8 @@ TAKE: Final = (
     _COMMON
     + _TAKE
     + """
-if not holds(ARGV[2]) or redis.call('HGET', CLAIM, 'taken') == '1' then return {'stale', 0, 0, {}, {}} end
+local fence, is_taken = unpack(redis.call('HMGET', CLAIM, 'fence', 'taken'))
+if fence ~= ARGV[2] or is_taken == '1' then return {'stale'} end
 return take(ARGV[1], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
 """
 )
@@ -155,21 +171,23 @@ return 1
 """
 )
 
-# ARGV as TAKE, then: bot turn or '', outbox entry, the replaced turn or '', '1' to bury, '1' to take the next at once
+# ARGV as TAKE, then: bot turn or '', outbox entry, the replaced turn or '', '1' to bury, the halves of a task for what
+# is left, both '' to take that at once. Returns whether the entry was delivered, the new fence if a task was sent, and
+# what TAKE would.
 FINISH: Final = (
     _COMMON
     + _TAKE
     + """
 local conversation, fence, worker, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local bot_turn, entry, replaced, buries, takes_next = ARGV[8], ARGV[9], ARGV[10], ARGV[11] == '1', ARGV[12] == '1'
+local bot_turn, entry, replaced, buries, task_before, task_after = unpack(ARGV, 8)
 
-if not holds(fence) or redis.call('HGET', CLAIM, 'taken') ~= '1' then return {'stale', 0, 0, {}, {}} end
+local held, is_taken, taken_epoch, deaths = unpack(redis.call('HMGET', CLAIM, 'fence', 'taken', 'epoch', 'deaths'))
+if held ~= fence or is_taken ~= '1' then return {0, 0, 'stale'} end
 
-local outcome = 'delivered'
-if redis.call('HGET', CLAIM, 'epoch') ~= counter('epoch') then
-  outcome = 'begun anew'  -- the reply belongs to a history that is gone: what still counts is asked again
-else
-  if buries then
+-- A reply that belongs to a history that is gone is not said: what still counts is asked again.
+local is_delivered = taken_epoch == epoch_and_resets()
+if is_delivered then
+  if buries == '1' then
     for _, line in ipairs(redis.call('LRANGE', PENDING, 0, -1)) do
       local _, message = parsed(line)
       redis.call('RPUSH', DEAD, conversation .. ' ' .. line)
@@ -183,18 +201,20 @@ else
   end
   redis.call('XADD', OUTBOX, '*', 'entry', entry)
   redis.call('DEL', PENDING)
-  redis.call('HDEL', CLAIM, 'deaths')
+  if deaths then redis.call('HDEL', CLAIM, 'deaths') end
 end
+local told = is_delivered and 1 or 0
 
-if redis.call('LLEN', PENDING) == 0 and redis.call('LLEN', MAILBOX) == 0 then
+if (is_delivered or redis.call('LLEN', PENDING) == 0) and redis.call('LLEN', MAILBOX) == 0 then
   release(conversation)
-  return {'idle', 0, 0, {}, {}, outcome}
+  return {told, 0, 'idle'}
 end
 local next_fence = fence_anew(conversation, lease)
-if not takes_next then return {'queued', next_fence, 0, {}, {}, outcome} end
-local taken = take(conversation, worker, lease, tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
-taken[6] = outcome
-return taken
+if task_before ~= '' then
+  send_task(task_before, next_fence, task_after)
+  return {told, next_fence, 'queued'}
+end
+return {told, 0, unpack(take(conversation, worker, lease, tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])))}
 """
 )
 
@@ -208,7 +228,7 @@ return 1
 """
 )
 
-# ARGV conversation, lease: the fence to send a task for, 0 if the claim needs none
+# ARGV conversation, lease, the task's halves: the fence for which the task was sent, 0 if the claim needs none
 REVIVE: Final = (
     _COMMON
     + """
@@ -221,13 +241,16 @@ if redis.call('EXISTS', CLAIM) == 0 then
 end
 if redis.call('HGET', CLAIM, 'taken') == '1' then
   if redis.call('HGET', CLAIM, 'begun') == '1' then redis.call('HINCRBY', CLAIM, 'deaths', 1) end
-  return fence_anew(conversation, lease)
+  local next_fence = fence_anew(conversation, lease)
+  send_task(ARGV[3], next_fence, ARGV[4])
+  return next_fence
 end
 redis.call('ZADD', CLAIMS, now() + lease, conversation)
 local fence = tonumber(redis.call('HGET', CLAIM, 'fence'))
 -- Tasks are taken in the order of their fences: while tasks wait and no later one was taken, this one waits as well.
 if redis.call('LLEN', TASKS) > 0 and fence > tonumber(redis.call('GET', NEWEST_TAKEN) or 0) then return 0 end
 -- It was lost. The same fence again, of which only one is taken.
+send_task(ARGV[3], fence, ARGV[4])
 return fence
 """
 )
