@@ -1,7 +1,7 @@
 """People who talk to the bot, and how they were answered; by which way their words go, a `Way` knows.
 
-An open loop: everybody says something at fixed times whether or not others wait, and a reply's time counts from when
-its message was due. Who waits for a reply says nothing more until it has come. Knows no model and no platform.
+A reply's time counts from when its message was due. Who waits for a reply says nothing more until it has come.
+Knows no model and no platform.
 """
 
 from __future__ import annotations
@@ -97,12 +97,15 @@ class Said:
 class Crowd:
     """People who talk, each on their own, from `arrive` to `leave`.
 
-    `said`: all their messages, answered or not. `num_surplus`: replies that came to what was answered already.
+    Something is due from each every `every_s`, whether or not others wait (an open loop); or, where nobody
+    `catches_up`, so long after the last reply, so that a slow machine is asked less. `said`: all their messages,
+    answered or not. `num_surplus`: replies that came to what was answered already.
     """
 
     way: Way
     num_people: int
     every_s: float
+    catches_up: bool = True
     said: list[Said] = field(default_factory=list)
     num_surplus: int = 0
     _asked: dict[str, tuple[Said, asyncio.Event]] = field(default_factory=dict)
@@ -154,7 +157,7 @@ class Crowd:
             self._asked[said.room] = said, heard
             await self.way.speak(said.room, said.text)
             await heard.wait()
-            due, number = due + self.every_s, number + 1
+            due, number = (due if self.catches_up else time.monotonic()) + self.every_s, number + 1
 
     async def _waited_until(self, due: float) -> bool:
         """Wait; return whether it is over."""

@@ -22,8 +22,7 @@ POLL_S = 0.2
 # The parts of a job, and in which states it may be found once a part has begun.
 PARTS: tuple[tuple[str, *tuple[State, ...]], ...] = (
     ("training", State.TRAINING, State.JUDGING, State.PROMOTED),
-    ("judging", State.JUDGING, State.PROMOTED),
-    ("swap", State.PROMOTED),
+    ("judging and swap", State.JUDGING, State.PROMOTED),
 )
 COLUMNS = ("seconds", "said", "dropped", "p50_ms", "p95_ms", "slowest_ms")
 
@@ -71,8 +70,9 @@ class Course:
     async def follow(self, jobs: Jobs, job_id: str) -> Job:
         """Follow a confirmed job until every worker answers with its result, noting when each part began."""
         for part, *states in PARTS:
-            job = await reached(jobs, job_id, *states)
+            await reached(jobs, job_id, *states)
             self.begin(part)
+        job = await reached(jobs, job_id, State.PROMOTED)
         async with asyncio.timeout(SWAP_TIMEOUT_S):
             while await asyncio.to_thread(served, jobs) != {job.result["digest"]}:  # noqa: ASYNC110  # Redis, not an event
                 await asyncio.sleep(POLL_S)
@@ -117,9 +117,9 @@ def figures(crowd: Crowd, course: Course) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> Table:
     """Return `figures` as a table."""
-    people = f"{result['conversations']} conversations, a message every {result['every_s']:g} s each"
+    people = f"{result['conversations']} people, one message in {result['every_s']:g} s each"
     counts = f"{result['said']} said, {result['dropped']} dropped, {result['surplus']} answered twice"
-    shown = Table(title=f"{people}: {counts}")
+    shown = Table(title=f"{people}\n{counts}")
     for name in ("phase", "s", "said", "dropped", "p50 ms", "p95 ms", "slowest ms"):
         shown.add_column(name, justify="left" if name == "phase" else "right")
     for name, phase in result["phases"].items():

@@ -27,6 +27,7 @@ class Hall:
     """A way on which `answers` come to whatever is said."""
 
     answers: tuple[bool, ...]
+    delay_s: float = 0.0
     said: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
     async def speak(self, room: str, text: str) -> None:
@@ -37,6 +38,7 @@ class Hall:
     async def heard(self) -> AsyncIterator[Heard]:
         while True:
             room = await self.said.get()
+            await asyncio.sleep(self.delay_s)
             for is_reply in self.answers:
                 yield Heard(room, is_reply)
 
@@ -90,6 +92,17 @@ async def test_everybody_has_spoken_again_and_was_answered() -> None:
     await crowd.all_answered()
     assert {said.person for said in crowd.said[num_said:] if said.took_s is not None} == {0, 1, 2}
     await crowd.leave(1)
+
+
+async def test_who_does_not_catch_up_pauses_after_each_reply() -> None:
+    crowd = Crowd(Hall((True,), delay_s=0.05), num_people=1, every_s=0.01, catches_up=False)
+    crowd.arrive()
+    await crowd.all_answered()
+    await crowd.all_answered()
+    await crowd.leave(1)
+    first, second, *_ = crowd.said
+    assert first.took_s is not None
+    assert second.due >= first.due + first.took_s + 0.01
 
 
 async def test_a_second_reply_to_the_same_message_is_counted() -> None:

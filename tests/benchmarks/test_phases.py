@@ -47,7 +47,7 @@ async def test_a_job_is_followed_until_every_worker_answers_with_its_result(
     followed = await course.follow(jobs, job.id)
     course.begin("leaving")
     assert followed.result["digest"] == "abc"
-    assert [phase.name for phase in course.phases] == ["before", "training", "judging", "swap", "after"]
+    assert [phase.name for phase in course.phases] == ["before", "training", "judging and swap", "after"]
     assert all(one.ends == two.begins for one, two in zip(course.phases, course.phases[1:], strict=False))
 
 

@@ -38,7 +38,7 @@ from worker.queue.keys import outbox_key
 PATIENCE_S = 240.0  # the machine may be busy; a dry run, a training and the gate take some twenty seconds of computing
 MAX_ROLLBACK_S = 10.0  # until the worker says that it serves the version before
 NUM_PEOPLE = 32
-EVERY_S = 4.0  # what a person needs to read a reply and type the next message
+EVERY_S = 4.0  # what a person needs to read a reply and to type the next message
 
 
 @dataclass
@@ -92,7 +92,7 @@ async def crowded(shop: Shop, rooms: TelegramRooms | DiscordRooms, course: Cours
 
     Then nobody was left without a reply, or got two, and everybody was also heard while the model was being trained.
     """
-    crowd = Crowd(rooms, NUM_PEOPLE, EVERY_S)
+    crowd = Crowd(rooms, NUM_PEOPLE, EVERY_S, catches_up=False)
     crowd.arrive()
     course.begin("before")
     async with asyncio.timeout(PATIENCE_S):
