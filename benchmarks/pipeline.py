@@ -1,9 +1,12 @@
 """What the queue costs: the same requests to an engine alone, and through Redis, Celery and the outbox.
 
-    python -m benchmarks.pipeline                              # the shipped model, 1 and 16 conversations
-    python -m benchmarks.pipeline --model models/starter --json
+    python -m benchmarks.pipeline                   # the shipped model, 1, 16 and 64 conversations, then an open loop
+    python -m benchmarks.pipeline --model models/starter --seconds 0 --json        # without the open loop
 
-Both engines are loaded at once and asked in turns (alone, queue, queue, alone …), so that a busy machine slows both.
+First everybody waits for the reply; both engines are loaded at once and asked in turns (alone, queue, queue, alone …),
+so that a busy machine slows both. Then people speak at fixed times (see `open_loop`), with one worker and with two.
+Adapter, Redis and worker share the machine with the engine. The adapter submits, reads and acknowledges; what a
+platform's delivery does besides is not counted.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.crowd import PLATFORM, TEXTS
+from benchmarks.open_loop import AloneWay, OpenLoop, queue_at_rest, summary, table
 from personas.catalogue import load_catalogue
 from personas.conversation import Conversation, Role, Turn
 from personas.logs import configure_logging
@@ -43,6 +48,7 @@ from worker.queue.server import running_server
 from worker.respond import Responder, start_responder
 
 START_TIMEOUT_S = 300.0
+NUM_WINDOWS = 5  # rates of the open loop that are tried: the last two lie a 25th of the highest apart
 
 
 @dataclass
@@ -156,6 +162,7 @@ def environment(url: str, settings: Settings) -> dict[str, str]:
         "REDIS_URL": url,
         "PERSONABOT_DATA_DIR": str(settings.data_dir),
         "PERSONABOT_MODEL": settings.model,
+        "PERSONABOT_DEFAULT_PERSONA": settings.default_persona,
         "PERSONABOT_DEVICE": settings.device,
         "PERSONABOT_DTYPE": settings.dtype,
         "PERSONABOT_MAX_NUM_SEQS": str(settings.max_num_seqs),
@@ -165,14 +172,21 @@ def environment(url: str, settings: Settings) -> dict[str, str]:
 
 @contextlib.contextmanager
 def worker(url: str, settings: Settings) -> Iterator[None]:
-    """Run a worker process until the block ends."""
-    command = [sys.executable, "-m", "worker.process"]
-    process = subprocess.Popen(command, env=environment(url, settings), stdout=sys.stderr.fileno())
+    """Run a worker process until the block ends; it logs as much as an operator's, into a file."""
+    mailbox, deadline = Mailbox(connect(url)), time.monotonic() + START_TIMEOUT_S
+    num_before = mailbox.num_workers()
+    path = Path(settings.data_dir) / f"worker{num_before}.log"
+    with path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.process"],
+            env=environment(url, settings) | {"PERSONABOT_LOG_LEVEL": "info"},
+            stdout=log,
+            stderr=log,
+        )
     try:
-        mailbox, deadline = Mailbox(connect(url)), time.monotonic() + START_TIMEOUT_S
-        while not mailbox.num_workers():
+        while mailbox.num_workers() == num_before:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the worker did not start")
+                raise SystemExit(f"the worker did not start:\n{path.read_text(errors='replace')[-2000:]}")
             threading.Event().wait(0.1)
         yield
     finally:
@@ -201,6 +215,17 @@ def compare(responder: Responder, url: str, work: Workload, num_rounds: int) -> 
     }
 
 
+def keep_up(loop: OpenLoop, responder: Responder, persona: Persona, url: str, settings: Settings) -> dict[str, Any]:
+    """Look for what the engine alone, one worker and two workers keep up with; one worker runs already."""
+    ways = {
+        "alone": asyncio.run(loop.sustained(lambda: AloneWay(responder, persona))),
+        "one worker": asyncio.run(loop.sustained(lambda: queue_at_rest(url))),
+    }
+    with worker(url, settings):
+        ways["two workers"] = asyncio.run(loop.sustained(lambda: queue_at_rest(url)))
+    return {way: summary(tried) for way, tried in ways.items()}
+
+
 def show(results: list[dict[str, Any]]) -> None:
     """Print the table."""
     table = Table(title="the queue's cost: through Celery and Redis ÷ engine alone")
@@ -221,17 +246,26 @@ def main(
     turns: Annotated[int, typer.Option(min=1, help="what each person says in a round")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="how often both ways are asked")] = 2,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 24,
+    people: Annotated[int, typer.Option(min=1, help="conversations of the open loop")] = 200,
+    seconds: Annotated[float, typer.Option(min=0, help="of the open loop at each rate; 0: no open loop")] = 15.0,
     device: str = "auto",
     dtype: str = "auto",
-    quick: Annotated[bool, typer.Option("--quick", help="one turn, one round: only to see that it runs")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="one turn, one round, one second: only to see it run")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object instead of the table")] = False,
 ) -> None:
-    """Print the overhead of the queue at 1 and 16 conversations."""
+    """Print the queue's overhead at 1, 16 and 64 conversations, and what rate one worker and two keep up with."""
     turns, rounds = (1, 1) if quick else (turns, rounds)
-    persona = load_catalogue(None).get("Rusty")
+    persona, ways = load_catalogue(None).get("Rusty"), {}
     with tempfile.TemporaryDirectory(prefix="pb") as folder:
         settings = Settings.model_validate(
-            {"data_dir": folder, "model": model, "device": device, "dtype": dtype, "log_level": "warning"}
+            {
+                "data_dir": folder,
+                "model": model,
+                "device": device,
+                "dtype": dtype,
+                "default_persona": persona.name,
+                "log_level": "warning",
+            }
         )
         configure_logging(settings)
         with running_server(settings) as url, worker(url, settings), start_responder(settings) as responder:
@@ -239,13 +273,20 @@ def main(
             asyncio.run(ask_through_queue(url, Workload(persona, 1, 1, max_new_tokens), -1))
             results = [
                 compare(responder, url, Workload(persona, number, turns, max_new_tokens), rounds)
-                for number in conversations or [1, 16]
+                for number in conversations or [1, 16, 64]
             ]
-            about = {"model": responder.loaded.name, "reason": responder.loaded.reason}
+            if seconds:
+                capacity = max(result["alone"]["replies_per_s"] for result in results)
+                loop = OpenLoop(capacity, people, *((1.0, 1) if quick else (seconds, NUM_WINDOWS)))
+                ways = keep_up(loop, responder, persona, url, settings)
+            about = {"model": responder.loaded.name, "reason": responder.loaded.reason, "num_cpus": os.cpu_count()}
     if as_json:
-        print(json.dumps({**about, "num_cpus": os.cpu_count(), "turns": turns, "rounds": rounds, "results": results}))
-    else:
-        show(results)
+        found = {"results": results, "open_loop": {"conversations": people, "seconds": seconds, "ways": ways}}
+        print(json.dumps({**about, "turns": turns, "rounds": rounds, **found}))
+        return
+    show(results)
+    if ways:
+        Console().print(table(ways, people))
 
 
 if __name__ == "__main__":

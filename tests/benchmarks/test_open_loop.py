@@ -1,0 +1,72 @@
+"""The open loop: which rates are called sustained, against a scripted way that answers as fast as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator
+
+import pytest
+import redis
+
+from benchmarks.crowd import PLATFORM, Heard
+from benchmarks.open_loop import LIMIT_S, OpenLoop, Window, queue_at_rest, summary, table
+from personas.catalogue import load_catalogue
+from tests.helpers.answering import scripted_worker
+from worker.queue import keys
+
+
+class Counter:
+    """Answers one after another, `rate` a second at the most."""
+
+    def __init__(self, rate: float) -> None:
+        self._pause_s = 1 / rate
+        self._asked: asyncio.Queue[str] = asyncio.Queue()
+
+    async def speak(self, room: str, text: str) -> None:
+        self._asked.put_nowait(room)
+
+    async def heard(self) -> AsyncIterator[Heard]:
+        while True:
+            room = await self._asked.get()
+            await asyncio.sleep(self._pause_s)
+            yield Heard(room)
+
+
+async def test_rate_beyond_what_is_answered_is_not_kept_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.open_loop.LIMIT_S", 0.1)
+    monkeypatch.setattr("benchmarks.open_loop.PATIENCE_S", 0.1)
+    loop = OpenLoop(capacity=400, num_people=100, seconds=0.4, num_windows=2)
+    slow, slower = await loop.sustained(lambda: contextlib.nullcontext(Counter(50)))
+    assert (slow.rate, slow.is_kept_up_with) == (250, False)
+    assert slower.rate == 125
+
+
+async def test_what_is_kept_up_with_is_tried_at_a_higher_rate() -> None:
+    loop = OpenLoop(capacity=40, num_people=5, seconds=0.2, num_windows=2)
+    tried = await loop.sustained(lambda: contextlib.nullcontext(Counter(10_000)))
+    assert [(window.rate, window.is_kept_up_with) for window in tried] == [(25, True), (37.5, True)]
+    assert summary(tried)["replies_per_s"] == 37.5
+
+
+def test_dropped_message_or_a_slow_one_in_twenty_spoils_a_rate() -> None:
+    assert Window(10, 100, 0, 0.1, LIMIT_S - 0.1).is_kept_up_with
+    assert not Window(10, 100, 1, 0.1, LIMIT_S - 0.1).is_kept_up_with
+    assert not Window(10, 100, 0, 0.1, LIMIT_S + 0.1).is_kept_up_with
+
+
+def test_nothing_kept_up_with_is_shown_as_nothing() -> None:
+    nothing = summary([Window(10, 3, 3, math.inf, math.inf)])
+    assert nothing["replies_per_s"] == 0.0
+    assert nothing["windows"][0]["p95_s"] is None
+    assert table({"alone": nothing, "one worker": nothing}, 200).row_count == 2
+
+
+async def test_queue_is_left_as_if_nothing_had_been_said(redis_server: str, redis_client: redis.Redis) -> None:
+    with scripted_worker(redis_server, load_catalogue(None)):
+        window = await OpenLoop(20, 4, 0.3, 1).watch(lambda: queue_at_rest(redis_server), rate=20)
+    assert window.num_said > 0
+    assert window.num_dropped == 0
+    left = list(redis_client.scan_iter(f"*{PLATFORM}*"))
+    assert not [key for key in left if not key.startswith(("seen:", keys.parts_key(PLATFORM)))]
