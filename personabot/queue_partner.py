@@ -1,6 +1,6 @@
 """The terminal's adapter: a `Partner` that answers through the queue, as Discord and Telegram do.
 
-One message at a time: submit, wait for its outbox entry, acknowledge it.
+One message at a time: submit, show the pieces of its reply as they come, wait for its outbox entry, acknowledge it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from worker.queue.connection import connect, connect_async
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry
 from worker.queue.outbox import Outbox
+from worker.queue.pieces import Piece, watched
 from worker.queue.publish import Publisher
 from worker.queue.reply import Tell
 
@@ -55,7 +56,7 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
         self._store = ConversationStore(self._client)
         self._mailbox = Mailbox(self._client)
         self._publisher = Publisher(url).start()
-        self._reader = OutboxReader(url)
+        self._reader = Reader(url)
         self._deadline_s = deadline_s
         self.on_late_reply: Callable[[OutboxEntry], None] = lambda entry: None
         self.persona = self._current_persona(catalogue, default_persona)
@@ -75,15 +76,15 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
         return self._mailbox.num_workers() > 0
 
     def say(self, text: str, tell: Tell | None = None) -> QueueReply:
-        """Answer one message; through the queue a reply comes as a whole, and nothing is told before."""
-        return self._ask(text, Kind.SAY)
+        """Answer one message."""
+        return self._ask(text, Kind.SAY, tell)
 
     def regenerate(self, tell: Tell | None = None) -> QueueReply | None:
         """Answer the last message again; None where there is nothing to answer."""
         turns = self._store.history(CONVERSATION, limit=2)
         if [turn.role for turn in turns] != [Role.USER, Role.BOT]:
             return None
-        return self._ask("", Kind.REGENERATE)
+        return self._ask("", Kind.REGENERATE, tell)
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -117,26 +118,31 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
         greeting = self.persona.greeting
         return Turn(Role.BOT, greeting, name=self.persona.name) if greeting else None
 
-    def _ask(self, text: str, kind: Kind) -> QueueReply:
+    def _ask(self, text: str, kind: Kind, tell: Tell | None) -> QueueReply:
         message_id = uuid.uuid4().hex
         turn = Turn(Role.USER, text, author_id="you", message_id=message_id)
         deadline = time.time() + self._deadline_s
-        message = Message(CONVERSATION, turn, deadline=deadline, kind=kind, reply_to=message_id)
+        message = Message(
+            CONVERSATION, turn, deadline=deadline, kind=kind, reply_to=message_id, is_watched=tell is not None
+        )
         self._publisher.submit_later(message).result()
         while True:
-            entry = self._reader.next()
-            self._reader.ack(entry)
-            if entry.reply_to == message_id or entry.kind == EntryKind.NOTICE:
-                return QueueReply(entry.text, entry.seed, entry.model)
-            self.on_late_reply(entry)
+            heard = self._reader.next()
+            if isinstance(heard, Piece):
+                if tell and heard.reply_to == message_id:
+                    tell(heard.text)
+                continue
+            self._reader.ack(heard)
+            if heard.reply_to == message_id or heard.kind == EntryKind.NOTICE:
+                return QueueReply(heard.text, heard.seed, heard.model)
+            self.on_late_reply(heard)
 
 
-class OutboxReader:
-    """Reads the asyncio outbox in a thread of its own, for a caller that is no event loop."""
+class Reader:
+    """Reads the asyncio outbox and the pieces of replies, in a thread of its own for a caller that is no event loop."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._entries: queue.SimpleQueue[OutboxEntry] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[OutboxEntry | Piece] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._client = connect_async(url)
         self._outbox = Outbox(self._client, CONVERSATION.platform)
@@ -144,9 +150,9 @@ class OutboxReader:
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
-    def next(self) -> OutboxEntry:
-        """Wait for the next entry."""
-        return self._entries.get()
+    def next(self) -> OutboxEntry | Piece:
+        """Wait for the next entry, or piece of one."""
+        return self._heard.get()
 
     def ack(self, entry: OutboxEntry) -> None:
         """Acknowledge an entry."""
@@ -167,5 +173,14 @@ class OutboxReader:
         self._loop.close()
 
     async def _read(self) -> None:
-        async for entry in self._outbox.entries():
-            self._entries.put(entry)
+        watching = asyncio.create_task(self._watch())
+        try:
+            async for entry in self._outbox.entries():
+                self._heard.put(entry)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        async for piece in watched(self._client, CONVERSATION):
+            self._heard.put(piece)

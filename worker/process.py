@@ -18,6 +18,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import redis
@@ -38,6 +39,7 @@ from worker.queue.connection import broker_url, connect
 from worker.queue.keys import CHAT_QUEUE
 from worker.queue.loaded import RedisBoard
 from worker.queue.mailbox import Mailbox
+from worker.queue.pieces import teller
 from worker.queue.server import running_server
 
 log = structlog.get_logger(__name__)
@@ -91,7 +93,8 @@ def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[
     client = connect(url)
     mailbox = Mailbox(client, worker=name, lease_s=settings.lease_s)
     catalogue = load_catalogue(settings.personas_dir)
-    replies = tasks.Replies(mailbox, speaker, Casting(catalogue, settings.default_persona).named)
+    named = Casting(catalogue, settings.default_persona).named
+    replies = tasks.Replies(mailbox, speaker, named, partial(teller, client))
     heart = Heart(mailbox, replies)
     tasks.install(replies, _end_without_engine)
     heart.start()

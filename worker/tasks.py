@@ -24,7 +24,7 @@ from worker.engine.errors import DeadlinePassed, EngineStopped
 from worker.queue.app import app
 from worker.queue.mailbox import Mailbox, Outcome
 from worker.queue.message import EntryKind, Kind, OutboxEntry, Taken
-from worker.queue.reply import Reply
+from worker.queue.reply import Reply, Tell
 from worker.queue.task import REPLY_TASK
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,10 @@ NOTHING_TO_REPEAT: Final = "There is nothing I could say differently yet: write 
 
 
 class Speaker(Protocol):
-    """Says what `persona` says next; `deadline` is in Unix seconds, `group` is (server, conversation)."""
+    """Says what `persona` says next, and meanwhile its pieces to `stream`.
+
+    `deadline` is in Unix seconds, `group` is (server, conversation).
+    """
 
     def respond(
         self,
@@ -52,16 +55,24 @@ class Speaker(Protocol):
         *,
         deadline: float | None = None,
         group: tuple[str, str] = ("", ""),
+        stream: Tell | None = None,
     ) -> Reply: ...
 
 
 class Replies:
     """Answers claimed conversations, many at once in as many threads."""
 
-    def __init__(self, mailbox: Mailbox, speaker: Speaker, persona_named: Callable[[str], Persona]) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        speaker: Speaker,
+        persona_named: Callable[[str], Persona],
+        teller: Callable[[Taken], Tell | None] = lambda taken: None,
+    ) -> None:
         self._mailbox = mailbox
         self._speaker = speaker
         self._persona_named = persona_named
+        self._teller = teller
         self._held: dict[Conversation, int] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -121,7 +132,12 @@ class Replies:
         persona = self._persona_named(taken.settings.persona)
         settings = _with_new_seed(taken.settings.generation, persona, taken)
         reply = self._speaker.respond(
-            persona, taken.turns, settings, deadline=taken.deadline or None, group=taken.group
+            persona,
+            taken.turns,
+            settings,
+            deadline=taken.deadline or None,
+            group=taken.group,
+            stream=self._teller(taken),
         )
         log.info(
             "replied",

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from personas.catalogue import Catalogue
@@ -16,7 +17,9 @@ from worker.process import Casting
 from worker.queue.connection import connect
 from worker.queue.keys import CHAT_QUEUE
 from worker.queue.mailbox import Mailbox
-from worker.tasks import Replies
+from worker.queue.pieces import teller
+from worker.queue.reply import Tell
+from worker.tasks import Replies, Speaker
 
 NUM_THREADS = 4
 
@@ -58,6 +61,7 @@ class Script:
         *,
         deadline: float | None = None,
         group: tuple[str, str] = ("", ""),
+        stream: Tell | None = None,
     ) -> Said:
         self._may_speak.wait(60)
         self.heard.append((persona, tuple(turns)))
@@ -66,11 +70,22 @@ class Script:
 
 @contextmanager
 def scripted_worker(url: str, catalogue: Catalogue, default_persona: str = "") -> Iterator[Script]:
-    """Answer what is submitted at `url` until the block ends."""
-    script, stopping = Script(), threading.Event()
+    """Answer what is submitted at `url` by a script until the block ends."""
+    script = Script()
+    with answering_worker(url, script, catalogue, default_persona):
+        try:
+            yield script
+        finally:
+            script.resume()
+
+
+@contextmanager
+def answering_worker(url: str, speaker: Speaker, catalogue: Catalogue, default_persona: str = "") -> Iterator[None]:
+    """Let `speaker` answer what is submitted at `url` until the block ends."""
+    stopping = threading.Event()
     client = connect(url)
     mailbox = Mailbox(client, worker="script")
-    replies = Replies(mailbox, script, Casting(catalogue, default_persona).named)
+    replies = Replies(mailbox, speaker, Casting(catalogue, default_persona).named, partial(teller, client))
 
     def work() -> None:
         while not stopping.is_set():
@@ -84,10 +99,9 @@ def scripted_worker(url: str, catalogue: Catalogue, default_persona: str = "") -
     for thread in threads:
         thread.start()
     try:
-        yield script
+        yield
     finally:
         stopping.set()
-        script.resume()
         for thread in threads:
             thread.join()
         client.close()

@@ -18,6 +18,7 @@ from worker.engine.errors import DeadlinePassed, EngineStopped
 from worker.queue import keys
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry
+from worker.queue.reply import Tell
 from worker.tasks import Replies
 
 ROOM = Conversation("discord", "42")
@@ -46,6 +47,7 @@ class Echo:
         *,
         deadline: float | None = None,
         group: tuple[str, str] = ("", ""),
+        stream: Tell | None = None,
     ) -> Said:
         self.settings.append(settings)
         self.groups.append(group)

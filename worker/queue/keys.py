@@ -12,6 +12,7 @@ newest_taken                counter: the highest fence that was taken
 dead                        list: messages that killed their worker twice
 outbox:{platform}           stream: replies waiting to be delivered
 parts:{platform}            hash: how many parts of an entry were delivered already
+pieces:{conversation}       channel: pieces of the reply, for a person who watches it come
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ def outbox_key(platform: str) -> str:
 def parts_key(platform: str) -> str:
     """Return the key of the delivered parts."""
     return f"parts:{platform}"
+
+
+def pieces_channel(conversation: Conversation | str) -> str:
+    """Return the channel on which the pieces of a reply are told."""
+    return f"pieces:{conversation}"
 
 
 def script_keys(conversation: Conversation) -> list[str]:

@@ -25,7 +25,8 @@ class Kind(StrEnum):
 class Message:
     """A turn addressed to the bot. `deadline` is in Unix seconds, 0 for none; `reply_to` is what the answer replies to.
 
-    `server` is whose other conversations it shares its turn with, "" where a place belongs to no server.
+    `server` is whose other conversations it shares its turn with, "" where a place belongs to no server. `is_watched`
+    where somebody wants to see the reply come: its pieces are told as well (see `pieces`).
 
     For "regenerate" the turn only says who asked; it does not enter the history.
     """
@@ -37,6 +38,7 @@ class Message:
     reply_to: str = ""
     is_group: bool = False
     server: str = ""
+    is_watched: bool = False
     submitted_at: float = field(default_factory=time.time)
 
     @property
@@ -55,6 +57,7 @@ class Message:
                 "reply_to": self.reply_to,
                 "is_group": self.is_group,
                 "server": self.server,
+                "is_watched": self.is_watched,
                 "submitted_at": self.submitted_at,
             },
             ensure_ascii=False,
@@ -72,6 +75,7 @@ class Message:
             reply_to=data["reply_to"],
             is_group=bool(data["is_group"]),
             server=data.get("server", ""),
+            is_watched=data.get("is_watched", False),
             submitted_at=float(data["submitted_at"]),
         )
 

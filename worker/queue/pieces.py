@@ -1,0 +1,71 @@
+"""Pieces of a reply on their way to a person who watches it come.
+
+They are published and kept by nobody: who listens late, or loses the connection, misses pieces and never the reply,
+which comes whole through the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import redis
+import redis.asyncio
+import structlog
+
+from personas.conversation import Conversation
+from worker.queue import keys
+from worker.queue.message import Taken
+from worker.queue.reply import Tell
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_S: Final = 1.0  # for one look at the connection
+PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What the reply to message `reply_to` goes on with."""
+
+    reply_to: str
+    text: str
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self))
+
+
+def teller(client: redis.Redis, taken: Taken) -> Tell | None:
+    """Return what publishes the pieces of the reply to `taken`; None where nobody watches it come."""
+    asked = taken.messages[-1]
+    if not asked.is_watched:
+        return None
+    is_reached = True
+
+    def tell(text: str) -> None:
+        nonlocal is_reached
+        if is_reached:
+            try:
+                client.publish(keys.pieces_channel(taken.conversation), Piece(asked.reply_to, text).to_json())
+            except redis.RedisError as error:
+                is_reached = False  # else a Redis that is away would hold up the reply at every piece
+                log.warning("pieces not told any more", conversation=str(taken.conversation), error=str(error))
+
+    return tell
+
+
+async def watched(client: redis.asyncio.Redis, conversation: Conversation) -> AsyncIterator[Piece]:
+    """Yield the pieces of replies in `conversation` for ever, as long as Redis can be reached."""
+    while True:
+        try:
+            async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+                await pubsub.subscribe(keys.pieces_channel(conversation))
+                while True:
+                    if told := await pubsub.get_message(timeout=PATIENCE_S):
+                        yield Piece(**json.loads(told["data"]))
+        except (redis.ConnectionError, redis.TimeoutError):
+            await asyncio.sleep(PAUSE_S)  # the outbox's reader says in the log that Redis is away
