@@ -16,7 +16,7 @@ from worker.engine.attempts import Attempts
 from worker.engine.beam import BeamGroup, Continuation
 from worker.engine.errors import GenerationFailed
 from worker.engine.loop import MAX_GENERATION_S, EngineLoop, Outcome
-from worker.engine.prefix import PrefixCounts
+from worker.engine.prefix import MAX_SAVED_BYTES, PrefixCounts
 from worker.engine.request import Chunk, FinishReason, Request, Sequence
 from worker.engine.runner import Runner, TokenTypes, make_runner, model_window
 from worker.engine.sampler import Choice, Fit, Sampler, Token
@@ -56,6 +56,7 @@ class Engine(EngineLoop):
         num_threads: int | None = None,
         dtype: torch.dtype | None = None,
         frees_weights: bool = False,
+        max_saved_bytes: int = MAX_SAVED_BYTES,
         token_types: TokenTypes | None = None,
         head: torch.nn.Module | None = None,
     ) -> None:
@@ -72,6 +73,7 @@ class Engine(EngineLoop):
             window=self.window,
             dtype=dtype,
             frees_weights=frees_weights,
+            max_saved_bytes=max_saved_bytes,
             token_types=token_types,
             head=head,
         )

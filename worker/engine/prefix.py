@@ -21,10 +21,11 @@ MIN_SAVED_TOKENS = 16
 
 @dataclass(slots=True)
 class PrefixCounts:
-    """How many tokens the attached sequences had, and how many of them the cache held already."""
+    """How many tokens joined, how many of them the cache held already, and how many saved prefixes had to go."""
 
     num_tokens: int = 0
     num_reused_tokens: int = 0
+    num_evicted: int = 0
 
     @property
     def hit_rate(self) -> float:
@@ -129,6 +130,7 @@ class PrefixMemory:
         self._saved[ids] = self._cache.save(row, len(ids))
         while self.saved_bytes > self._max_saved_bytes:
             self._saved.popitem(last=False)
+            self.counts.num_evicted += 1
 
     def _tick(self) -> int:
         self._now += 1

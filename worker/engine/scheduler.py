@@ -29,6 +29,11 @@ class Scheduler:
         self._attach = attach
         self._free_slots = list(range(max_num_seqs))
 
+    @property
+    def num_free_slots(self) -> int:
+        """The number of slots that nobody runs in."""
+        return len(self._free_slots)
+
     def add(self, *sequences: Sequence) -> None:
         """Let `sequences` wait for their slots, all of them or none: `EngineBusy`."""
         self.waiting.add(*sequences)

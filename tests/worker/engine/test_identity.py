@@ -9,7 +9,6 @@ import pytest
 from tests.helpers.tiny_families import FAMILIES, prompts
 from worker.engine.engine import Engine
 from worker.engine.request import Request, SamplingParams
-from worker.engine.runner import make_runner
 
 WAIT_S = 60
 NUM_TURNS = 3
@@ -39,12 +38,7 @@ def converse(engine: Engine, params: SamplingParams, *, together: bool) -> Repli
 
 
 def engine_of(family: Callable[[], object], *, max_num_seqs: int, max_saved_bytes: int) -> Engine:
-    model = family()
-    engine = Engine(model, max_num_seqs=max_num_seqs, max_step_tokens=32)
-    engine._runner = make_runner(
-        model, max_num_seqs=max_num_seqs, window=engine.window, max_saved_bytes=max_saved_bytes
-    )
-    return engine
+    return Engine(family(), max_num_seqs=max_num_seqs, max_step_tokens=32, max_saved_bytes=max_saved_bytes)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -96,6 +96,7 @@ def test_the_least_recently_used_is_forgotten_when_the_budget_is_spent() -> None
     for number in (1, 2, 3, 4):
         world.say(0, (number,) * 40)
     assert world.memory.saved_bytes <= 100 * TOKEN_BYTES
+    assert world.memory.counts.num_evicted == 1
     assert world.say(0, (1,) * 50) == 0
     assert world.say(0, (3,) * 50) == 40
 

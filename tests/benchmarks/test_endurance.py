@@ -1,0 +1,105 @@
+"""The endurance benchmark, in small: its load ends every request one way, and it sees what it is to see."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from benchmarks.endurance import endure
+from benchmarks.load import DEFECTS, Pace
+from benchmarks.witness import Sample, Witness, ending, growth
+from tests.helpers.tiny_model import tiny_checkpoint
+from worker import models, respond
+from worker.engine.cache import KVCache
+from worker.engine.errors import GenerationFailed
+from worker.engine.request import Completion, Request, SamplingParams
+from worker.engine.request import Sequence as Running
+from worker.engine.scheduler import Scheduler
+from worker.loading import load_model
+
+
+@pytest.fixture(scope="module")
+def tinies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return [tiny_checkpoint(folder / f"tiny{seed}", seed=seed) for seed in range(2)]
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "POLL_S", 0.02)
+
+
+def load_of(tinies: list[Path], *, num_rounds: int = 1, patience_s: float = 60.0) -> dict[str, Any]:
+    pace = Pace(num_bursts=12, pause_s=0.005, swaps_per_burst=0.2, idle_s=0.0, patience_s=patience_s)
+    with capture_logs():
+        return endure(tinies, pace, num_rounds=num_rounds, seed=45, tell=lambda _: None)
+
+
+def test_under_random_load_with_swaps_every_request_ends_one_way_and_nothing_is_held(tinies: list[Path]) -> None:
+    result = load_of(tinies, num_rounds=2)
+    endings = result["endings"]
+    assert result["failures"] == []
+    assert sum(endings.values()) == result["requests"] > 60
+    assert {"length", "cancelled", "EngineBusy", "DeadlinePassed", "RequestRefused"} <= set(endings)
+    assert not set(DEFECTS) & set(endings)
+    assert result["swaps"] > 2
+    assert result["engines"] > 2
+    assert result["prefixes_evicted"] > 0
+
+
+def test_a_slot_that_is_not_given_back_is_seen(tinies: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Scheduler.finish
+
+    def forgetful(self: Scheduler, sequence: Running) -> None:
+        sequence.reserved_slots = []
+        finish(self, sequence)
+
+    monkeypatch.setattr(Scheduler, "finish", forgetful)
+    result = load_of(tinies, patience_s=0.5)
+    assert any("slots are in use by nobody" in failure for failure in result["failures"])
+
+
+def test_a_reply_that_changes_by_what_was_saved_is_seen(tinies: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    save = KVCache.save
+    monkeypatch.setattr(KVCache, "save", lambda self, row, number: [part * 2 for part in save(self, row, number)])
+    result = load_of(tinies[:1])
+    assert "the greedy reply changed" in result["failures"]
+
+
+def test_every_request_is_seen_and_how_it_ended(tinies: list[Path]) -> None:
+    witness = Witness(seed=1)
+    with (
+        witness.watching(max_num_waiting=1),
+        respond.Engine.for_model(load_model(str(tinies[0]), device="cpu")) as engine,
+    ):
+        futures = engine.submit_together([Request(prompt_ids=(5,), params=SamplingParams(max_new_tokens=2))])
+        futures[0].result(60)
+    assert (witness.num_asked, witness.endings.total(), witness.is_idle) == (1, 1, True)
+
+
+def test_an_ending_has_the_name_that_the_table_in_the_docs_gives_it() -> None:
+    cancelled, failed = Future[Completion](), Future[Completion]()
+    cancelled.cancel()
+    failed.set_exception(GenerationFailed("no"))
+    assert [ending(cancelled), ending(failed)] == ["cancelled", "GenerationFailed"]
+
+
+def samples(*megabytes: float) -> list[Sample]:
+    return [Sample(60.0 * minute, each, each, 0, 1, 1) for minute, each in enumerate(megabytes)]
+
+
+def test_memory_that_grows_after_the_warm_up_is_called_growth() -> None:
+    assert growth(samples(*[500 + minute for minute in range(60)]), "resident_mb") == {
+        "second_quarter": 522, "last_quarter": 552, "slope_per_hour": 60, "lowest": 515, "highest": 559,
+        "judgement": "grows",
+    }  # fmt: skip
+
+
+def test_memory_that_grows_while_it_warms_up_and_jumps_to_and_fro_is_flat() -> None:
+    warming = [100.0 * minute for minute in range(5)]
+    assert growth(samples(*warming, *[500, 505, 495] * 5), "resident_mb")["judgement"] == "flat"
+    assert growth(samples(1, 2), "resident_mb")["judgement"] == "too few samples"
