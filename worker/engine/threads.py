@@ -22,6 +22,9 @@ import torch
 log = structlog.get_logger(__name__)
 
 CALM_S, BUSY_S = 2.0, 5.0  # how long to keep a decision: trying all threads on busy cores is expensive
+# Cores that were free before are tried again sooner, then half as often each time: many messages that come at once keep
+# them busy for a moment, just when there is something to compute again.
+BURST_S = 0.25
 TOLERANCE = 1.15  # more threads are preferred unless they are slower than this
 SHAPE = (32, 768, 2048)  # about a layer's product of a small model, for some replies
 NUM_PRODUCTS = 3
@@ -64,6 +67,7 @@ class AdaptiveThreads:
         self._timed = timed or timed_products
         self._clock = clock
         self._keep_until = float("-inf")
+        self._busy_s = BURST_S
 
     def adjust(self) -> None:
         """Decide anew where the last decision is old."""
@@ -76,7 +80,11 @@ class AdaptiveThreads:
             log.info("threads changed", num_threads=best, cores_are_busy=best < self._counts[0])
         self.count = best
         torch.set_num_threads(best)
-        self._keep_until = self._clock() + (CALM_S if best == self._counts[0] else BUSY_S)
+        if best == self._counts[0]:
+            keep_s, self._busy_s = CALM_S, BURST_S
+        else:
+            keep_s, self._busy_s = self._busy_s, min(2 * self._busy_s, BUSY_S)
+        self._keep_until = self._clock() + keep_s
 
     def _fastest(self) -> int:
         durations = [self._timed(count) for count in self._counts]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,15 @@ import pytest
 import torch
 
 from tests.helpers.worker_process import wait_until
-from worker.engine.threads import AdaptiveThreads, FixedThreads, release_team, threads_for, timed_products
+from worker.engine.threads import (
+    BURST_S,
+    BUSY_S,
+    AdaptiveThreads,
+    FixedThreads,
+    release_team,
+    threads_for,
+    timed_products,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +73,31 @@ def test_a_decision_is_kept_for_a_while() -> None:
     for _ in range(100):
         threads.adjust()
     assert cores.tried == [2, 1]
+
+
+def test_burst_on_free_cores_costs_a_moment() -> None:
+    cores = Cores(with_2=70.0, with_1=1.0)
+    threads = cores.threads(2)
+    threads.adjust()
+    assert threads.count == 1
+    cores.durations = {2: 0.5, 1: 1.0}
+    cores.now = BURST_S
+    threads.adjust()
+    assert threads.count == 2
+
+
+def test_cores_that_stay_busy_are_tried_less_and_less_often() -> None:
+    cores = Cores(with_2=70.0, with_1=1.0)
+    threads = cores.threads(2)
+    tried_at = []
+    while cores.now < 30.0:
+        num_before = len(cores.tried)
+        threads.adjust()
+        if len(cores.tried) > num_before:
+            tried_at.append(cores.now)
+        cores.now += 0.25
+    waits = [after - before for before, after in itertools.pairwise(tried_at)]
+    assert waits == [0.25, 0.5, 1.0, 2.0, 4.0, *[BUSY_S] * (len(waits) - 5)]
 
 
 def test_one_quick_try_is_not_enough_to_take_more_threads() -> None:
