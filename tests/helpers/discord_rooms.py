@@ -22,11 +22,13 @@ class DiscordRooms:
     """One server in the simulation; `admin` is the one person who may retrain."""
 
     def __init__(self, env: simcord.Env, persona: str) -> None:
+        assert env.bot.user is not None
         self.env = env
         self.guild = env.create_guild()
         self.managers = self.guild.create_role("Mods", permissions=discord.Permissions(manage_guild=True))
         self.admin = self.guild.add_member(env.create_user("ann"), roles=[self.managers])
         self._guest = self.guild.add_member(env.create_user("guest"))
+        self._me = env.bot.user.id
         self._persona = persona
         self._rooms: dict[str, int] = {}
         self._names: dict[int, str] = {}
@@ -39,7 +41,7 @@ class DiscordRooms:
         if room not in self._rooms:
             channel = self._rooms[room] = backend.create_channel(self.guild.id, f"room-{room}").id
             self._names[channel] = room
-        backend.create_message(self._rooms[room], self._guest.id, f"<@{self.env.bot.user.id}> {text}")
+        backend.create_message(self._rooms[room], self._guest.id, f"<@{self._me}> {text}")
 
     async def heard(self) -> AsyncIterator[Heard]:
         """See `Way`."""
@@ -55,7 +57,7 @@ class DiscordRooms:
         return [str(message_id) for message_id in sorted(self.env.backend.messages[self._rooms[room]])]
 
     def _hear(self, event: str, payload: Any) -> None:
-        if event != "MESSAGE_CREATE" or int(payload["author"]["id"]) != self.env.bot.user.id:
+        if event != "MESSAGE_CREATE" or int(payload["author"]["id"]) != self._me:
             return
         if room := self._names.get(int(payload["channel_id"])):
             self._heard.put_nowait(Heard(room, payload["content"].startswith(f"**{self._persona}:**")))

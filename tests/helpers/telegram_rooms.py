@@ -63,7 +63,8 @@ class TelegramRooms(TelegramFileServer):
 @asynccontextmanager
 async def rooms_on_telegram(settings: Settings, url: str) -> AsyncIterator[TelegramRooms]:
     """Run the adapter of these settings against a server of its own."""
-    async with TelegramRooms() as rooms:
+    rooms = TelegramRooms()
+    async with rooms:
         here = {"telegram_token": SecretStr(TOKEN), "telegram_api": rooms.url}
         settings = settings.model_copy(update=here | {"admins": f"telegram:{rooms.admin['id']}"})
         services, stop = Services.open(settings, url), asyncio.Event()
