@@ -145,6 +145,7 @@ def test_server_killed_in_the_middle_of_a_reply_costs_nothing(tmp_path: Path, mo
     client = connect(server.url)
     with Publisher(server.url) as publisher, worker_process(server.url, model, PERSONABOT_LEASE_S="12"):
         begin_long_reply(client, publisher)
+        assert not client.exists("unacked")  # the worker alone knows which task it was given
         server.kill()
         server.start()
         submit(publisher, message("two", "bob"))

@@ -74,8 +74,8 @@ class AdaptiveThreads:
         if self._clock() < self._keep_until:
             return
         best = self._fastest()
-        if best > self.count:  # a lull of a millisecond is no free core
-            best = max(min(best, self._fastest()), self.count)
+        if best != self.count:  # a lull of a millisecond is no free core, a reply that is passed on is no busy one
+            best = sorted((best, self._fastest(), self.count))[1]
         if best != self.count:
             log.info("threads changed", num_threads=best, cores_are_busy=best < self._counts[0])
         self.count = best

@@ -111,6 +111,14 @@ def test_one_quick_try_is_not_enough_to_take_more_threads() -> None:
     assert threads.count == 1
 
 
+def test_one_slow_try_is_not_enough_to_take_fewer_threads() -> None:
+    threads = Cores().threads(2)
+    tries = iter([70.0, 1.0, 0.5, 1.0])
+    threads._timed = lambda count: next(tries)
+    threads.adjust()
+    assert threads.count == 2
+
+
 def test_equal_times_mean_more_threads() -> None:
     cores = Cores(with_6=1.1, with_3=1.05, with_1=1.0)
     threads = cores.threads(6)
