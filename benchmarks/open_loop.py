@@ -1,6 +1,7 @@
 """How many replies a second somebody keeps up with: arrivals at a fixed rate, whether or not others wait.
 
-A rate is kept up with when 95 of 100 messages are answered within `LIMIT_S` of when they were due, and none is dropped.
+A rate is kept up with when 95 of 100 messages are answered within `LIMIT_S` of when they were due, none is dropped, and
+about as many are answered meanwhile as are said: else the seconds of a measurement would pass before all have to wait.
 What is asked is a `Way`: the engine of this process, or the workers behind the queue.
 """
 
@@ -32,7 +33,8 @@ from worker.respond import Responder
 
 LIMIT_S: Final = 2.0
 PATIENCE_S: Final = 5 * LIMIT_S  # what is not answered by then is dropped
-HIGHEST: Final = 1.25  # of what the engine answers where everybody waits for the reply
+MIN_ANSWERED: Final = 0.95  # of what is said in a window
+HIGHEST: Final = 2.0  # of what the engine answers where everybody waits for the reply
 POLL_S: Final = 0.05
 MAX_TOGETHER: Final = 256  # as many as the engine lets wait
 
@@ -95,10 +97,14 @@ Open = Callable[[], AbstractAsyncContextManager[Way]]
 
 @dataclass(frozen=True)
 class Window:
-    """What became of the messages that were due within some seconds; the times are infinite where too few came."""
+    """What became of the messages that were due within some seconds; the times are infinite where too few came.
+
+    `num_answered`: how many replies came within these seconds, to whatever.
+    """
 
     rate: float
     num_said: int
+    num_answered: int
     num_dropped: int
     p50_s: float
     p95_s: float
@@ -106,7 +112,8 @@ class Window:
     @property
     def is_kept_up_with(self) -> bool:
         """Whether this rate may be called sustained."""
-        return self.p95_s < LIMIT_S and not self.num_dropped
+        is_in_time = self.p95_s < LIMIT_S and not self.num_dropped
+        return is_in_time and self.num_answered >= MIN_ANSWERED * self.num_said
 
 
 @dataclass(frozen=True)
@@ -140,9 +147,11 @@ class OpenLoop:
             await crowd.leave(PATIENCE_S)
         counted = [said for said in crowd.said if began <= said.due < began + self.seconds]
         took = sorted(math.inf if said.took_s is None else said.took_s for said in counted)
+        came = [said.due + said.took_s for said in crowd.said if said.took_s is not None]
         return Window(
             rate=rate,
             num_said=len(took),
+            num_answered=sum(began <= at < began + self.seconds for at in came),
             num_dropped=sum(map(math.isinf, took)),
             p50_s=statistics.median(took or [math.inf]),
             p95_s=took[int(len(took) * 0.95)] if took else math.inf,

@@ -48,7 +48,7 @@ from worker.queue.server import running_server
 from worker.respond import Responder, start_responder
 
 START_TIMEOUT_S = 300.0
-NUM_WINDOWS = 5  # rates of the open loop that are tried: the last two lie a 25th of the highest apart
+NUM_WINDOWS = 6  # rates of the open loop that are tried; the last two lie a 64th of the highest apart
 
 
 @dataclass

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import redis
@@ -37,27 +38,33 @@ class Counter:
 async def test_rate_beyond_what_is_answered_is_not_kept_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.open_loop.LIMIT_S", 0.1)
     monkeypatch.setattr("benchmarks.open_loop.PATIENCE_S", 0.1)
-    loop = OpenLoop(capacity=400, num_people=100, seconds=0.4, num_windows=2)
+    loop = OpenLoop(capacity=250, num_people=100, seconds=0.4, num_windows=2)
     slow, slower = await loop.sustained(lambda: contextlib.nullcontext(Counter(50)))
     assert (slow.rate, slow.is_kept_up_with) == (250, False)
     assert slower.rate == 125
 
 
-async def test_what_is_kept_up_with_is_tried_at_a_higher_rate() -> None:
-    loop = OpenLoop(capacity=40, num_people=5, seconds=0.2, num_windows=2)
+async def test_what_is_kept_up_with_is_tried_at_a_higher_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.open_loop.MIN_ANSWERED", 0.5)  # of few messages, on a busy machine
+    loop = OpenLoop(capacity=40, num_people=5, seconds=0.5, num_windows=2)
     tried = await loop.sustained(lambda: contextlib.nullcontext(Counter(10_000)))
-    assert [(window.rate, window.is_kept_up_with) for window in tried] == [(25, True), (37.5, True)]
-    assert summary(tried)["replies_per_s"] == 37.5
+    assert [(window.rate, window.is_kept_up_with) for window in tried] == [(40, True), (60, True)]
+    assert summary(tried)["replies_per_s"] == 60
 
 
-def test_dropped_message_or_a_slow_one_in_twenty_spoils_a_rate() -> None:
-    assert Window(10, 100, 0, 0.1, LIMIT_S - 0.1).is_kept_up_with
-    assert not Window(10, 100, 1, 0.1, LIMIT_S - 0.1).is_kept_up_with
-    assert not Window(10, 100, 0, 0.1, LIMIT_S + 0.1).is_kept_up_with
+@pytest.mark.parametrize(
+    ("changes", "is_kept_up_with"),
+    [({}, True), ({"num_dropped": 1}, False), ({"p95_s": LIMIT_S + 0.1}, False), ({"num_answered": 90}, False)],
+)
+def test_dropped_message_slow_ones_and_a_growing_queue_spoil_a_rate(
+    changes: dict[str, float], is_kept_up_with: bool
+) -> None:
+    window = Window(rate=10, num_said=100, num_answered=99, num_dropped=0, p50_s=0.1, p95_s=LIMIT_S - 0.1)
+    assert replace(window, **changes).is_kept_up_with == is_kept_up_with
 
 
 def test_nothing_kept_up_with_is_shown_as_nothing() -> None:
-    nothing = summary([Window(10, 3, 3, math.inf, math.inf)])
+    nothing = summary([Window(10, 3, 0, 3, math.inf, math.inf)])
     assert nothing["replies_per_s"] == 0.0
     assert nothing["windows"][0]["p95_s"] is None
     assert table({"alone": nothing, "one worker": nothing}, 200).row_count == 2
