@@ -69,8 +69,11 @@ class Heart:
 
     def beat(self) -> None:
         """Renew first, sweep then: after an outage our own claims must not look like a dead worker's."""
-        for conversation in self._mailbox.renew(self._replies.held()):
-            log.info("claim lost: begun anew, or taken over by another worker", conversation=str(conversation))
+        held = self._replies.held()
+        gone = set(self._mailbox.renew(held))
+        for conversation, fence in set(held) & set(self._replies.held()):  # others were finished meanwhile
+            if conversation in gone:
+                log.info("claim lost: begun anew, or taken over", conversation=str(conversation), fence=fence)
         for conversation, fence in self._mailbox.sweep():
             log.warning("task sent again", conversation=str(conversation), fence=fence)
 

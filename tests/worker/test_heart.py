@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from personas.catalogue import load_catalogue
 from personas.conversation import Conversation, Role, Turn
@@ -59,6 +61,37 @@ def test_beat_sends_the_task_of_a_conversation_whose_worker_died(redis_client: r
     Heart(mailbox, tasks.Replies(mailbox, Script(), casting.named)).beat()
     assert redis_client.llen("chat") == 1
     assert mailbox.num_workers() == 1
+
+
+class Late(Mailbox):
+    """Renews leases when their replies are finished already."""
+
+    def renew(self, held: Iterable[tuple[Conversation, int]]) -> list[Conversation]:
+        claims = list(held)
+        self.before_renewal()
+        return super().renew(claims)
+
+    before_renewal: Callable[[], object] = staticmethod(lambda: None)
+
+
+def test_a_claim_that_was_finished_meanwhile_is_not_reported_as_lost(
+    redis_client: redis.Redis, message: Message
+) -> None:
+    script, mailbox = Script(), Late(redis_client, worker="living", lease_s=LEASE_S)
+    script.pause()
+    replies = tasks.Replies(mailbox, script, Casting(load_catalogue(None), "").named)
+    thread = threading.Thread(target=replies.answer, args=(ROOM, mailbox.submit(message).fence))
+    thread.start()
+    wait_until(replies.held, "the reply is under way")
+
+    def finish() -> None:
+        script.resume()
+        thread.join()
+
+    mailbox.before_renewal = finish
+    with capture_logs() as logs:
+        Heart(mailbox, replies).beat()
+    assert not [line for line in logs if line["event"].startswith("claim lost")]
 
 
 def test_persona_that_left_the_catalogue_gives_way_to_the_default() -> None:
