@@ -15,11 +15,14 @@ from benchmarks.witness import Sample, Witness, ending, growth
 from tests.helpers.tiny_model import tiny_checkpoint
 from worker import models, respond
 from worker.engine.cache import KVCache
-from worker.engine.errors import GenerationFailed
+from worker.engine.errors import EngineBusy, GenerationFailed
 from worker.engine.request import Completion, Request, SamplingParams
 from worker.engine.request import Sequence as Running
 from worker.engine.scheduler import Scheduler
-from worker.loading import load_model
+from worker.loading import LoadedModel, load_model
+
+WAIT_S = 60
+SEARCH = Request(prompt_ids=(5, 6), params=SamplingParams(num_beams=3, max_new_tokens=1))
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +31,18 @@ def tinies(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [tiny_checkpoint(folder / f"tiny{seed}", seed=seed) for seed in range(2)]
 
 
+@pytest.fixture(scope="module")
+def loaded(tinies: list[Path]) -> LoadedModel:
+    return load_model(str(tinies[0]), device="cpu", dtype="float32")
+
+
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "POLL_S", 0.02)
 
 
-def load_of(tinies: list[Path], *, num_rounds: int = 1, patience_s: float = 60.0) -> dict[str, Any]:
-    pace = Pace(num_bursts=12, pause_s=0.005, swaps_per_burst=0.2, idle_s=0.0, patience_s=patience_s)
+def load_of(tinies: list[Path], *, num_rounds: int = 1) -> dict[str, Any]:
+    pace = Pace(num_bursts=12, pause_s=0.005, swaps_per_burst=0.2, idle_s=0.0)
     with capture_logs():
         return endure(tinies, pace, num_rounds=num_rounds, seed=45, tell=lambda _: None)
 
@@ -51,18 +59,6 @@ def test_under_random_load_with_swaps_every_request_ends_one_way_and_nothing_is_
     assert result["prefixes_evicted"] > 0
 
 
-def test_a_slot_that_is_not_given_back_is_seen(tinies: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = Scheduler.finish
-
-    def forgetful(self: Scheduler, sequence: Running) -> None:
-        sequence.reserved_slots = []
-        finish(self, sequence)
-
-    monkeypatch.setattr(Scheduler, "finish", forgetful)
-    result = load_of(tinies, patience_s=0.5)
-    assert any("slots are in use by nobody" in failure for failure in result["failures"])
-
-
 def test_a_reply_that_changes_by_what_was_saved_is_seen(tinies: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     save = KVCache.save
     monkeypatch.setattr(KVCache, "save", lambda self, row, number: [part * 2 for part in save(self, row, number)])
@@ -70,15 +66,28 @@ def test_a_reply_that_changes_by_what_was_saved_is_seen(tinies: list[Path], monk
     assert "the greedy reply changed" in result["failures"]
 
 
-def test_every_request_is_seen_and_how_it_ended(tinies: list[Path]) -> None:
+def test_every_request_is_seen_and_how_it_ended(loaded: LoadedModel) -> None:
     witness = Witness(seed=1)
-    with (
-        witness.watching(max_num_waiting=1),
-        respond.Engine.for_model(load_model(str(tinies[0]), device="cpu")) as engine,
-    ):
-        futures = engine.submit_together([Request(prompt_ids=(5,), params=SamplingParams(max_new_tokens=2))])
-        futures[0].result(60)
-    assert (witness.num_asked, witness.endings.total(), witness.is_idle) == (1, 1, True)
+    with witness.watching(max_num_waiting=1), respond.Engine.for_model(loaded, max_num_seqs=3) as engine:
+        engine.submit(SEARCH).result(WAIT_S)
+        with pytest.raises(EngineBusy):
+            engine.submit_together([SEARCH, SEARCH])
+    assert (witness.num_asked, witness.endings, witness.num_slots_in_use) == (3, {"length": 1, "EngineBusy": 2}, 0)
+    assert witness.is_idle
+
+
+def test_a_slot_that_is_not_given_back_is_seen(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish = Scheduler.finish
+
+    def forgetful(self: Scheduler, sequence: Running) -> None:
+        sequence.reserved_slots = []
+        finish(self, sequence)
+
+    monkeypatch.setattr(Scheduler, "finish", forgetful)
+    witness = Witness(seed=1)
+    with witness.watching(), respond.Engine.for_model(loaded, max_num_seqs=3) as engine:
+        engine.submit(SEARCH).result(WAIT_S)
+    assert (witness.num_slots_in_use, witness.num_open, witness.is_idle) == (2, 0, False)
 
 
 def test_an_ending_has_the_name_that_the_table_in_the_docs_gives_it() -> None:
