@@ -21,6 +21,7 @@ from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry
 from worker.engine.errors import EngineError
+from worker.engine.request import FinishReason
 from worker.models import ModelPool
 
 NUM_SLOTS = 6
@@ -133,6 +134,8 @@ class Load:
             reply = self._pool.respond(self._personas[0], [Turn(Role.USER, TEXTS[0])], PROBE, deadline)
         except EngineError:  # such as no slot that is free
             return True
+        if reply.finish_reason is FinishReason.TIME:  # the cores are too busy with something else to tell
+            return False
         return self._probed.setdefault(reply.model.partition("@")[2], reply.text) != reply.text
 
     @property
