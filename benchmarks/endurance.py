@@ -50,7 +50,8 @@ def endure(
 
     `tell` is given a line after each round.
     """
-    witness, samples, started = Witness(seed), [], time.monotonic()
+    witness, started = Witness(seed), time.monotonic()
+    samples: list[Sample] = []
     names = [f"model{number}" for number in range(len(places))]
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
@@ -89,12 +90,13 @@ def endure(
 
 
 def line(sample: Sample, witness: Witness, load: Load) -> str:
-    """Tell one round."""
+    """Tell one round, and what has failed so far."""
     return (
         f"{sample.at_s / 60:5.1f} min  {sample.resident_mb:.1f} MB resident, {sample.allocated_mb:.1f} MB allocated, "
         f"{sample.num_blocks} blocks, {sample.num_threads} threads, {sample.num_files} files, "
         f"{witness.num_slots_in_use} slots, {witness.num_engines} engines, {load.num_swaps} swaps, "
         f"{load.num_messages} messages, {witness.num_asked} requests: {dict(sorted(witness.endings.items()))}"
+        + "".join(f"\n{'':11}FAILED: {failure}" for failure in dict.fromkeys(load.failures))
     )
 
 

@@ -20,6 +20,8 @@ from typing import Any
 from unittest.mock import patch
 from weakref import WeakSet
 
+from transformers import PreTrainedModel
+
 from benchmarks.swap import MIB, resident
 from worker import respond
 from worker.engine.engine import Engine
@@ -50,8 +52,8 @@ class Witness:
         witness = self
 
         class Watched(Engine):
-            def __init__(self, *args: Any, **options: Any) -> None:
-                super().__init__(*args, **options, **limits)
+            def __init__(self, model: PreTrainedModel, **options: Any) -> None:
+                super().__init__(model, **options, **limits)
                 witness.counts.append(self.prefix_counts)
                 witness._engines.add(self)
 
