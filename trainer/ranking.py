@@ -107,20 +107,17 @@ class Ranker:
     def __init__(self, model: PreTrainedModel, layout: Layout, *, window: int, head: nn.Module | None = None) -> None:
         self._model, self._layout, self._window, self._head = model, layout, window, head
         self._output: Tensor = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+        self._nothing = layout.prompt((), (), max_tokens=window, reserve=window // 2).ids
 
     @torch.inference_mode()
     def scores(self, question: Question) -> Scores:
         """Return the scores of each candidate, by their tokens and the end token."""
         candidates = [self._layout.reply_ids(text) for text in question.candidates]
         reserve = min(max(map(len, candidates)), self._window // 2)
-
-        def context(facts: Sequence[str], turns: Sequence[Turn]) -> Sequence[int]:
-            return self._layout.prompt(facts, turns, max_tokens=self._window, reserve=reserve).ids
-
-        behind, alone = context(question.facts, question.turns), context((), ())
-        candidates = [ids[: self._window - len(behind)] for ids in candidates]
-        log_probs, ends = self._pass(behind, candidates)
-        without, _ = self._pass(alone, candidates)
+        context = self._layout.prompt(question.facts, question.turns, max_tokens=self._window, reserve=reserve).ids
+        candidates = [ids[: self._window - len(context)] for ids in candidates]
+        log_probs, ends = self._pass(context, candidates)
+        without, _ = self._pass(self._nothing, candidates)
         return Scores(
             likelihood=[float(own.mean()) for own in log_probs],
             pmi=[float(own.sum() - other.sum()) for own, other in zip(log_probs, without, strict=True)],
@@ -174,17 +171,18 @@ class Ranker:
 
 def rank(ranker: Ranker, asked: Sequence[Question], progress: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
     """Return hits@1 and mean reciprocal rank over all questions, in each of the ways of `Scores`."""
-    sums: dict[str, list[tuple[float, float]]] = {"": [], "pmi_": [], "head_": []}
+    sums: dict[str, list[tuple[float, float]]] = {way: [] for way in Scores._fields}
     for done, question in enumerate(asked, 1):
-        for pairs, scores in zip(sums.values(), ranker.scores(question), strict=True):
+        for way, scores in ranker.scores(question)._asdict().items():
             if scores:
-                pairs.append(hit_and_reciprocal_rank(scores, len(scores) - 1))
+                sums[way].append(hit_and_reciprocal_rank(scores, len(scores) - 1))
         progress(done)
     figures: dict[str, Any] = {}
-    for name, pairs in sums.items():
+    for way, pairs in sums.items():
+        prefix = "" if way == "likelihood" else f"{way}_"
         if pairs:
-            figures[f"{name}hits_at_1"] = sum(hit for hit, _ in pairs) / len(pairs)
-            figures[f"{name}mrr"] = sum(reciprocal for _, reciprocal in pairs) / len(pairs)
+            figures[f"{prefix}hits_at_1"] = sum(hit for hit, _ in pairs) / len(pairs)
+            figures[f"{prefix}mrr"] = sum(reciprocal for _, reciprocal in pairs) / len(pairs)
     return figures | {
         "num_candidates": max((len(question.candidates) for question in asked), default=0),
         "candidates_sha256": digest(asked),

@@ -108,7 +108,7 @@ class Gpt2:
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.norm_attention(x)).view(len(x), 3, self._num_heads, -1)
             mixed = step.attend(index, qkv[:, 0], qkv[:, 1:], layer.scaling)
-            if layer is self._layers[-1]:  # behind whose keys and values nobody asks for the other rows
+            if layer is self._layers[-1]:  # the other rows were wanted for their keys and values only
                 x, mixed = x[last], mixed[last]
             x += layer.out(mixed)
             x += layer.down(layer.up(layer.norm_mlp(x)))

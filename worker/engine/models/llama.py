@@ -109,7 +109,7 @@ class Llama:
             _rotate(heads[:, :num_rotated], turns)
             kv = heads[:, self._num_heads :].view(len(x), 2, self._num_kv_heads, self._width)
             mixed = step.attend(index, heads[:, : self._num_heads], kv, self._width**-0.5)
-            if layer is self._layers[-1]:  # behind whose keys and values nobody asks for the other rows
+            if layer is self._layers[-1]:  # the other rows were wanted for their keys and values only
                 x, mixed = x[last], mixed[last]
             x += layer.out(mixed)
             gate, up = layer.gate_and_up(layer.norm_mlp(x)).chunk(2, dim=-1)
