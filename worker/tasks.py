@@ -129,8 +129,9 @@ class Replies:
 
     def _spoken(self, taken: Taken) -> OutboxEntry:
         started = time.time()
-        persona = self._persona_named(taken.settings.persona)
-        settings = _with_new_seed(taken.settings.generation, persona, taken)
+        chosen = taken.settings
+        persona = self._persona_named(chosen.persona)
+        settings = _with_new_seed(chosen.generation, persona, taken)
         reply = self._speaker.respond(
             persona,
             taken.turns,

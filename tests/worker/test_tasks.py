@@ -12,7 +12,7 @@ import redis
 
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import GenerationSettings, Persona
-from personas.store import ChannelSettings, ConversationStore
+from personas.store import ChannelSettings, ConversationStore, settings_key
 from worker import tasks
 from worker.engine.errors import DeadlinePassed, EngineStopped
 from worker.queue import keys
@@ -133,6 +133,12 @@ def test_unexpected_error_becomes_a_notice_and_the_next_message_is_answered(benc
     bench.echo.meanwhile = fail_once
     entries = bench.answer("one", "two")
     assert [entry.text for entry in entries] == [tasks.FAILED, "Ada: two"]
+
+
+def test_settings_that_cannot_be_read_are_answered_with_a_notice(bench: Bench) -> None:
+    bench.redis.hset(settings_key(ROOM), "generation", "{bad")
+    assert [entry.text for entry in bench.answer("one", "two")] == [tasks.FAILED, tasks.FAILED]
+    assert bench.echo.settings == []
 
 
 def test_deadline_that_passes_in_the_engine_is_answered_with_a_notice(bench: Bench) -> None:

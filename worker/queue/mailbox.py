@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import redis
 
 from personas.conversation import Conversation, Role, Turn
-from personas.store import MAX_TURNS, REPLY_MARK, TURNS_AFTER_CUT, ChannelSettings, decode_turn, encode_turn
+from personas.store import MAX_TURNS, REPLY_MARK, TURNS_AFTER_CUT, decode_turn, encode_turn
 from worker.queue import keys, scripts
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry, Submitted, Taken
 from worker.queue.task import reply_task
@@ -176,7 +176,7 @@ def _taken(conversation: Conversation, status: str, *rest: Any) -> Taken | None:
         int(fence),
         tuple(turns),
         messages,
-        ChannelSettings.from_hashes(of_place, own),
+        (of_place, own),
         int(num_deaths),
         replaced_line,
     )

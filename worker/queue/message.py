@@ -99,16 +99,22 @@ class Taken:
     """What a worker has to answer: the conversation so far, and the messages that wait for this one reply.
 
     `turns` ends with the messages' turns. When `kind` is "regenerate" the old reply is `replaced` and not among them;
-    `replaced_line` is that turn as Redis has it. `settings` are the conversation's own over those of its place.
+    `replaced_line` is that turn as Redis has it. `settings_hashes` are the fields of the place's settings and of the
+    conversation's own, also as Redis has them: what cannot be read there is found only where a notice can say so.
     """
 
     conversation: Conversation
     fence: int
     turns: tuple[Turn, ...]
     messages: tuple[Message, ...]
-    settings: ChannelSettings
+    settings_hashes: tuple[dict[str, str], ...] = ()
     num_deaths: int = 0
     replaced_line: str = ""
+
+    @property
+    def settings(self) -> ChannelSettings:
+        """The conversation's own settings over those of its place; ValueError where they cannot be read."""
+        return ChannelSettings.from_hashes(*self.settings_hashes)
 
     @property
     def replaced(self) -> Turn | None:
