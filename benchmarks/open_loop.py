@@ -1,8 +1,9 @@
 """How many replies a second somebody keeps up with: arrivals at a fixed rate, whether or not others wait.
 
 A rate is kept up with when 95 of 100 messages are answered within `LIMIT_S` of when they were due, none is dropped, and
-about as many are answered meanwhile as are said: else the seconds of a measurement would pass before all have to wait.
-What is asked is a `Way`: the engine of this process, or the workers behind the queue.
+about as many are answered meanwhile as are due: else the seconds of a measurement would pass before all have to wait.
+Who still waits says nothing, so what is due counts whether it was said or not. What is asked is a `Way`: the engine of
+this process, or the workers behind the queue.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from worker.respond import Responder
 
 LIMIT_S: Final = 2.0
 PATIENCE_S: Final = 5 * LIMIT_S  # what is not answered by then is dropped
-MIN_ANSWERED: Final = 0.95  # of what is said in a window
+MIN_ANSWERED: Final = 0.95  # of what is due in a window
 HIGHEST: Final = 2.0  # of what the engine answers where everybody waits for the reply
 POLL_S: Final = 0.05
 MAX_TOGETHER: Final = 256  # as many as the engine lets wait
@@ -99,10 +100,12 @@ Open = Callable[[], AbstractAsyncContextManager[Way]]
 class Window:
     """What became of the messages that were due within some seconds; the times are infinite where too few came.
 
+    `num_due`: how many should have been said; those that were not are missing in `num_said`, and in the times.
     `num_answered`: how many replies came within these seconds, to whatever.
     """
 
     rate: float
+    num_due: int
     num_said: int
     num_answered: int
     num_dropped: int
@@ -113,7 +116,7 @@ class Window:
     def is_kept_up_with(self) -> bool:
         """Whether this rate may be called sustained."""
         is_in_time = self.p95_s < LIMIT_S and not self.num_dropped
-        return is_in_time and self.num_answered >= MIN_ANSWERED * self.num_said
+        return is_in_time and self.num_answered >= MIN_ANSWERED * self.num_due
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class OpenLoop:
         came = [said.due + said.took_s for said in crowd.said if said.took_s is not None]
         return Window(
             rate=rate,
+            num_due=round(rate * self.seconds),
             num_said=len(took),
             num_answered=sum(began <= at < began + self.seconds for at in came),
             num_dropped=sum(map(math.isinf, took)),

@@ -52,6 +52,14 @@ async def test_what_is_kept_up_with_is_tried_at_a_higher_rate(monkeypatch: pytes
     assert summary(tried)["replies_per_s"] == 60
 
 
+async def test_what_people_who_wait_have_not_said_yet_counts_as_not_answered() -> None:
+    loop = OpenLoop(capacity=100, num_people=4, seconds=0.4, num_windows=1)
+    window = await loop.watch(lambda: contextlib.nullcontext(Counter(50)), rate=100)
+    assert (window.p95_s < LIMIT_S, window.num_dropped) == (True, 0), "nothing else is wrong"
+    assert window.num_said < window.num_due == 40
+    assert not window.is_kept_up_with
+
+
 @pytest.mark.parametrize(
     ("changes", "is_kept_up_with"),
     [({}, True), ({"num_dropped": 1}, False), ({"p95_s": LIMIT_S + 0.1}, False), ({"num_answered": 90}, False)],
@@ -59,12 +67,12 @@ async def test_what_is_kept_up_with_is_tried_at_a_higher_rate(monkeypatch: pytes
 def test_dropped_message_slow_ones_and_a_growing_queue_spoil_a_rate(
     changes: dict[str, float], is_kept_up_with: bool
 ) -> None:
-    window = Window(rate=10, num_said=100, num_answered=99, num_dropped=0, p50_s=0.1, p95_s=LIMIT_S - 0.1)
+    window = Window(rate=10, num_due=100, num_said=100, num_answered=99, num_dropped=0, p50_s=0.1, p95_s=LIMIT_S - 0.1)
     assert replace(window, **changes).is_kept_up_with == is_kept_up_with
 
 
 def test_nothing_kept_up_with_is_shown_as_nothing() -> None:
-    nothing = summary([Window(10, 3, 0, 3, math.inf, math.inf)])
+    nothing = summary([Window(10, 3, 3, 0, 3, math.inf, math.inf)])
     assert nothing["replies_per_s"] == 0.0
     assert nothing["windows"][0]["p95_s"] is None
     assert table({"alone": nothing, "one worker": nothing}, 200).row_count == 2
