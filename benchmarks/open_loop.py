@@ -4,6 +4,10 @@ A rate is kept up with when 95 of 100 messages are answered within `LIMIT_S` of 
 about as many are answered meanwhile as are due: else the seconds of a measurement would pass before all have to wait.
 Who still waits says nothing, so what is due counts whether it was said or not. What is asked is a `Way`: the engine of
 this process, or the workers behind the queue.
+
+What is found is an upper bound. Arrivals are evenly spaced, and those of people who know nothing of each other (a Poisson
+process) come in clusters that wait longer; each rate is tried once, with no spread; and the ways are tried one after
+another, not in turns, so that a machine that is busier meanwhile makes one look worse.
 """
 
 from __future__ import annotations
