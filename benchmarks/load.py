@@ -104,7 +104,6 @@ class Load:
             f"{witness.num_slots_in_use} slots are in use by nobody": witness.num_slots_in_use,
             f"{witness.num_asked} requests, but {ended} endings": witness.num_asked != ended,
             f"{witness.num_open} requests did not end": witness.num_open,
-            f"{witness.num_ended_again} requests ended twice": witness.num_ended_again,
             f"requests ended by a defect: {dict(witness.endings)}": any(witness.endings[name] for name in DEFECTS),
             f"loaded is not just {self._chosen}": not self._has_one_model(),
             "the greedy reply changed": has_changed,

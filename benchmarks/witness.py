@@ -39,7 +39,6 @@ class Witness:
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
         self.num_asked = 0
-        self.num_ended_again = 0
         self.endings: Counter[str] = Counter()
         self.counts: list[PrefixCounts] = []  # of each engine that ever was
         self._engines: WeakSet[Engine] = WeakSet()
@@ -105,9 +104,6 @@ class Witness:
 
     def _note(self, future: Future[Completion]) -> None:
         with self._lock:
-            if future not in self._open:
-                self.num_ended_again += 1
-                return
             del self._open[future]
             self.endings[ending(future)] += 1
 
