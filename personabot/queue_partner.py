@@ -25,7 +25,7 @@ from worker.queue.connection import connect, connect_async
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry
 from worker.queue.outbox import Outbox
-from worker.queue.pieces import Piece, watched
+from worker.queue.pieces import Piece, Shown, watched
 from worker.queue.publish import Publisher
 from worker.queue.reply import Tell
 
@@ -126,10 +126,11 @@ class QueuePartner(contextlib.AbstractContextManager["QueuePartner"]):
             CONVERSATION, turn, deadline=deadline, kind=kind, reply_to=message_id, is_watched=tell is not None
         )
         self._publisher.submit_later(message).result()
+        shown = Shown(message_id)
         while True:
             heard = self._reader.next()
             if isinstance(heard, Piece):
-                if tell and heard.reply_to == message_id:
+                if tell and shown.goes_on_with(heard):
                     tell(heard.text)
                 continue
             self._reader.ack(heard)

@@ -29,14 +29,37 @@ PAUSE_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What the reply to message `reply_to` goes on with."""
+    """What the reply to message `reply_to` goes on with, as the worker that answers it under `fence` says it."""
 
     reply_to: str
     text: str
+    fence: int
 
     def to_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps(asdict(self))
+
+
+class Shown:
+    """What is shown of the reply to one message while it comes: the pieces of one worker, until another begins it anew.
+
+    That is one under a higher fence, after a worker that died or lost its claim. What was shown is void then, and no
+    piece fits it any more; the slower of the two may still be telling. The reply itself takes the place of it all.
+    """
+
+    def __init__(self, reply_to: str) -> None:
+        self._reply_to = reply_to
+        self._fence: int | None = None
+        self._is_void = False
+
+    def goes_on_with(self, piece: Piece) -> bool:
+        """Return whether `piece` is to be shown after those before it."""
+        if piece.reply_to != self._reply_to:
+            return False
+        if self._fence is None:
+            self._fence = piece.fence
+        self._is_void |= piece.fence > self._fence
+        return piece.fence == self._fence and not self._is_void
 
 
 def teller(client: redis.Redis, taken: Taken) -> Tell | None:
@@ -44,13 +67,14 @@ def teller(client: redis.Redis, taken: Taken) -> Tell | None:
     asked = taken.messages[-1]
     if not asked.is_watched:
         return None
+    channel = keys.pieces_channel(taken.conversation)
     is_reached = True
 
     def tell(text: str) -> None:
         nonlocal is_reached
         if is_reached:
             try:
-                client.publish(keys.pieces_channel(taken.conversation), Piece(asked.reply_to, text).to_json())
+                client.publish(channel, Piece(asked.reply_to, text, taken.fence).to_json())
             except redis.RedisError as error:
                 is_reached = False  # else a Redis that is away would hold up the reply at every piece
                 log.warning("pieces not told any more", conversation=str(taken.conversation), error=str(error))
