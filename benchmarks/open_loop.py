@@ -5,9 +5,9 @@ about as many are answered meanwhile as are due: else the seconds of a measureme
 Who still waits says nothing, so what is due counts whether it was said or not. What is asked is a `Way`: the engine of
 this process, or the workers behind the queue.
 
-What is found is an upper bound. Arrivals are evenly spaced, and those of people who know nothing of each other (a Poisson
-process) come in clusters that wait longer; each rate is tried once, with no spread; and the ways are tried one after
-another, not in turns, so that a machine that is busier meanwhile makes one look worse.
+What is found is an upper bound. Arrivals are evenly spaced, and those of people who know nothing of each other (a
+Poisson process) come in clusters that wait longer; each rate is tried in one window, so there is no spread; and the
+ways are tried one after another, not in turns, so that a machine that is busier meanwhile makes one look worse.
 """
 
 from __future__ import annotations
