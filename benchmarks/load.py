@@ -20,7 +20,7 @@ from personas.catalogue import load_catalogue
 from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings, Persona
 from personas.registry import Registry
-from worker.engine.errors import EngineError
+from worker.engine.errors import DeadlinePassed, EngineError
 from worker.engine.request import FinishReason
 from worker.models import ModelPool
 
@@ -96,7 +96,7 @@ class Load:
             talk.result()
         self._talks = [*still]
         self._rest()
-        has_changed = self._has_probe_changed()
+        told = self._probe()
         self._rest()
         witness, ended = self._witness, self._witness.endings.total()
         problems = {
@@ -106,7 +106,7 @@ class Load:
             f"{witness.num_open} requests did not end": witness.num_open,
             f"requests ended by a defect: {dict(witness.endings)}": any(witness.endings[name] for name in DEFECTS),
             f"loaded is not just {self._chosen}": not self._has_one_model(),
-            "the greedy reply changed": has_changed,
+            told: told,
         }
         self.failures += [problem for problem, is_there in problems.items() if is_there]
 
@@ -126,16 +126,22 @@ class Load:
         while not (self._witness.is_idle and self._has_one_model()) and time.monotonic() < ends:
             time.sleep(0.01)
 
-    def _has_probe_changed(self) -> bool:
-        """Ask for a greedy reply, and compare it with the first one of that model."""
+    def _probe(self) -> str:
+        """Ask for a greedy reply, and compare it with the first one of that model; return what is wrong, if anything.
+
+        Where the time was over before or while it came, the cores are too busy with something else to tell.
+        """
         deadline = time.time() + self._pace.patience_s
         try:
             reply = self._pool.respond(self._personas[0], [Turn(Role.USER, TEXTS[0])], PROBE, deadline)
-        except EngineError:  # such as no slot that is free
-            return True
-        if reply.finish_reason is FinishReason.TIME:  # the cores are too busy with something else to tell
-            return False
-        return self._probed.setdefault(reply.model.partition("@")[2], reply.text) != reply.text
+        except DeadlinePassed:
+            return ""
+        except EngineError as error:
+            return f"the probe was refused: {error}"
+        if reply.finish_reason is FinishReason.TIME:
+            return ""
+        is_same = self._probed.setdefault(reply.model.partition("@")[2], reply.text) == reply.text
+        return "" if is_same else "the greedy reply changed"
 
     @property
     def _chosen(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from benchmarks.endurance import endure
-from benchmarks.load import DEFECTS, Pace
+from benchmarks.load import DEFECTS, NUM_SLOTS, Pace
 from benchmarks.witness import Sample, Witness, ending, growth
+from personas.persona import GenerationSettings
 from tests.helpers.tiny_model import tiny_checkpoint
 from worker import models, respond
 from worker.engine.cache import KVCache
@@ -41,8 +43,8 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "POLL_S", 0.02)
 
 
-def load_of(tinies: list[Path], *, num_rounds: int = 1) -> dict[str, Any]:
-    pace = Pace(num_bursts=12, pause_s=0.005, swaps_per_burst=0.2, idle_s=0.0)
+def load_of(tinies: list[Path], *, num_rounds: int = 1, **changes: Any) -> dict[str, Any]:
+    pace = replace(Pace(num_bursts=12, pause_s=0.005, swaps_per_burst=0.2, idle_s=0.0), **changes)
     with capture_logs():
         return endure(tinies, pace, num_rounds=num_rounds, seed=45, tell=lambda _: None)
 
@@ -64,6 +66,19 @@ def test_a_reply_that_changes_by_what_was_saved_is_seen(tinies: list[Path], monk
     monkeypatch.setattr(KVCache, "save", lambda self, row, number: [part * 2 for part in save(self, row, number)])
     result = load_of(tinies[:1])
     assert "the greedy reply changed" in result["failures"]
+
+
+def test_a_probe_that_is_refused_is_not_called_a_changed_reply(
+    tinies: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.load.PROBE", GenerationSettings(num_beams=NUM_SLOTS + 1))
+    [failure] = load_of(tinies[:1], num_bursts=0)["failures"]
+    assert failure.startswith("the probe was refused: ")
+
+
+def test_a_probe_whose_time_is_over_is_not_compared(tinies: list[Path]) -> None:
+    failures = load_of(tinies[:1], num_bursts=0, patience_s=-1)["failures"]
+    assert not any("probe" in failure or "greedy" in failure for failure in failures)
 
 
 def test_every_request_is_seen_and_how_it_ended(loaded: LoadedModel) -> None:
