@@ -18,7 +18,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import redis
@@ -39,7 +38,7 @@ from worker.queue.connection import broker_url, connect
 from worker.queue.keys import CHAT_QUEUE
 from worker.queue.loaded import RedisBoard
 from worker.queue.mailbox import Mailbox
-from worker.queue.pieces import teller
+from worker.queue.pieces import telling
 from worker.queue.server import running_server
 
 log = structlog.get_logger(__name__)
@@ -93,21 +92,20 @@ class Heart:
 def answering(settings: Settings, url: str, speaker: tasks.Speaker) -> Iterator[tasks.Replies]:
     """Let the task of this process answer with `speaker`, with a heartbeat beside it, until the block ends."""
     name = _worker_name()
-    client = connect(url)
-    mailbox = Mailbox(client, worker=name, lease_s=settings.lease_s)
     catalogue = load_catalogue(settings.personas_dir)
     named = Casting(catalogue, settings.default_persona).named
-    replies = tasks.Replies(mailbox, speaker, named, partial(teller, client))
-    heart = Heart(mailbox, replies)
-    tasks.install(replies, _end_without_engine)
-    heart.start()
-    log.info("ready", worker=name)
-    try:
-        yield replies
-    finally:
-        heart.stop()
-        tasks.install(None)
-        client.close()
+    with contextlib.closing(connect(url)) as client, telling(url) as teller:
+        mailbox = Mailbox(client, worker=name, lease_s=settings.lease_s)
+        replies = tasks.Replies(mailbox, speaker, named, teller)
+        heart = Heart(mailbox, replies)
+        tasks.install(replies, _end_without_engine)
+        heart.start()
+        log.info("ready", worker=name)
+        try:
+            yield replies
+        finally:
+            heart.stop()
+            tasks.install(None)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 from personas.catalogue import Catalogue
@@ -17,7 +16,7 @@ from worker.process import Casting
 from worker.queue.connection import connect
 from worker.queue.keys import CHAT_QUEUE
 from worker.queue.mailbox import Mailbox
-from worker.queue.pieces import teller
+from worker.queue.pieces import telling
 from worker.queue.reply import Tell
 from worker.tasks import Replies, Speaker
 
@@ -83,28 +82,27 @@ def scripted_worker(url: str, catalogue: Catalogue, default_persona: str = "") -
 def answering_worker(url: str, speaker: Speaker, catalogue: Catalogue, default_persona: str = "") -> Iterator[None]:
     """Let `speaker` answer what is submitted at `url` until the block ends."""
     stopping = threading.Event()
-    client = connect(url)
-    mailbox = Mailbox(client, worker="script")
-    replies = Replies(mailbox, speaker, Casting(catalogue, default_persona).named, partial(teller, client))
+    with closing(connect(url)) as client, telling(url) as teller:
+        mailbox = Mailbox(client, worker="script")
+        replies = Replies(mailbox, speaker, Casting(catalogue, default_persona).named, teller)
 
-    def work() -> None:
-        while not stopping.is_set():
-            popped = cast("tuple[str, str] | None", client.brpop([CHAT_QUEUE], timeout=0.2))
-            if popped:
-                conversation, fence = arguments(popped[1])
-                replies.answer(Conversation.parse(conversation), fence)
+        def work() -> None:
+            while not stopping.is_set():
+                popped = cast("tuple[str, str] | None", client.brpop([CHAT_QUEUE], timeout=0.2))
+                if popped:
+                    conversation, fence = arguments(popped[1])
+                    replies.answer(Conversation.parse(conversation), fence)
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(NUM_THREADS)]
-    mailbox.sweep()
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stopping.set()
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(NUM_THREADS)]
+        mailbox.sweep()
         for thread in threads:
-            thread.join()
-        client.close()
+            thread.start()
+        try:
+            yield
+        finally:
+            stopping.set()
+            for thread in threads:
+                thread.join()
 
 
 def arguments(envelope: str) -> tuple[str, int]:

@@ -7,10 +7,12 @@ which comes whole through the outbox.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Final
+from functools import partial
+from typing import Final, Self
 
 import redis
 import redis.asyncio
@@ -18,6 +20,7 @@ import structlog
 
 from personas.conversation import Conversation
 from worker.queue import keys
+from worker.queue.connection import connect
 from worker.queue.message import Taken
 from worker.queue.reply import Tell
 
@@ -25,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 PATIENCE_S: Final = 1.0  # for one look at the connection
 PAUSE_S: Final = 1.0
+TELL_S: Final = 0.5  # a Redis that hangs holds up a reply once, by so much
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,11 @@ class Piece:
     def to_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Self:
+        """Invert `to_json`; ValueError or TypeError where it is no piece."""
+        return cls(**json.loads(line))
 
 
 class Shown:
@@ -62,7 +71,14 @@ class Shown:
         return piece.fence == self._fence and not self._is_void
 
 
-def teller(client: redis.Redis, taken: Taken) -> Tell | None:
+@contextlib.contextmanager
+def telling(url: str) -> Iterator[Callable[[Taken], Tell | None]]:
+    """Yield what tells the pieces of replies at `url`, over connections that give up sooner than the mailbox's."""
+    with contextlib.closing(connect(url, timeout_s=TELL_S, num_retries=0)) as client:
+        yield partial(_teller, client)
+
+
+def _teller(client: redis.Redis, taken: Taken) -> Tell | None:
     """Return what publishes the pieces of the reply to `taken`; None where nobody watches it come."""
     asked = taken.messages[-1]
     if not asked.is_watched:
@@ -84,12 +100,26 @@ def teller(client: redis.Redis, taken: Taken) -> Tell | None:
 
 async def watched(client: redis.asyncio.Redis, conversation: Conversation) -> AsyncIterator[Piece]:
     """Yield the pieces of replies in `conversation` for ever, as long as Redis can be reached."""
+    is_reached = True
     while True:
         try:
             async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
                 await pubsub.subscribe(keys.pieces_channel(conversation))
                 while True:
-                    if told := await pubsub.get_message(timeout=PATIENCE_S):
-                        yield Piece(**json.loads(told["data"]))
-        except (redis.ConnectionError, redis.TimeoutError):
-            await asyncio.sleep(PAUSE_S)  # the outbox's reader says in the log that Redis is away
+                    told = await pubsub.get_message(timeout=PATIENCE_S)
+                    is_reached = True
+                    if told and (piece := _piece(told["data"])):
+                        yield piece
+        except redis.RedisError as error:
+            if is_reached:  # one line for each outage
+                log.warning("pieces not heard for now", conversation=str(conversation), error=str(error))
+            is_reached = False
+            await asyncio.sleep(PAUSE_S)
+
+
+def _piece(line: str) -> Piece | None:
+    try:
+        return Piece.from_json(line)
+    except (ValueError, TypeError) as error:  # of a worker of another version
+        log.warning("piece not understood", error=str(error))
+        return None
