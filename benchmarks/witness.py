@@ -1,6 +1,6 @@
 """Sees from outside what engines do: every request that reaches one and how it ends, slots, and the process's memory.
 
-Judges nothing but whether memory grows. Linux with glibc.
+Judges nothing; of memory it tells by how much it grew. Linux with glibc.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from worker.engine.errors import EngineError
 from worker.engine.prefix import PrefixCounts
 from worker.engine.request import Completion, Request
 
-MAX_GROWTH = 0.02  # of the second quarter's median: more is called growth
-MIN_SAMPLES = 8
+MAX_GROWTH = 0.02  # of the second quarter's median
+MIN_SAMPLES = 8  # fewer say nothing about growth
 
 
 class Witness:
@@ -53,8 +53,9 @@ class Witness:
         class Watched(Engine):
             def __init__(self, model: PreTrainedModel, **options: Any) -> None:
                 super().__init__(model, **options, **limits)
-                witness.counts.append(self.prefix_counts)
-                witness._engines.add(self)
+                with witness._lock:
+                    witness.counts.append(self.prefix_counts)
+                    witness._engines.add(self)
 
             def submit_together(self, requests: Iterable[Request]) -> list[Future[Completion]]:
                 asked = list(requests)
@@ -83,17 +84,17 @@ class Witness:
     @property
     def num_engines(self) -> int:
         """How many engines are in memory."""
-        return len(self._engines)
+        return len(self._engines_now())
 
     @property
     def num_slots_in_use(self) -> int:
         """How many slots are not free, in all engines."""
-        return sum(engine._max_num_seqs - engine._scheduler.num_free_slots for engine in self._engines)
+        return sum(engine._max_num_seqs - engine._scheduler.num_free_slots for engine in self._engines_now())
 
     @property
     def is_idle(self) -> bool:
         """Whether every request has ended and nobody holds a slot or a place in a queue."""
-        return not (self._open or self.num_slots_in_use or any(engine.num_waiting for engine in self._engines))
+        return not (self._open or self.num_slots_in_use or any(engine.num_waiting for engine in self._engines_now()))
 
     def cancel_one(self) -> None:
         """Cancel a request that has not ended, if there is one."""
@@ -101,6 +102,10 @@ class Witness:
             running = list(self._open)
         if running:
             self._draw.choice(running).cancel()
+
+    def _engines_now(self) -> list[Engine]:
+        with self._lock:  # a model that loads adds its own meanwhile
+            return list(self._engines)
 
     def _note(self, future: Future[Completion]) -> None:
         with self._lock:
@@ -153,12 +158,13 @@ def allocated() -> int:
 
 
 def growth(samples: Sequence[Sample], name: str) -> dict[str, float | str]:
-    """Judge a figure over time: its slope and spread after the first quarter, and the last quarter's median against
-    the second's; `flat` unless that is more than 2 % higher."""
+    """Tell how a figure went on after the first quarter: its slope (in its own unit an hour, MB for memory), its
+    spread, and whether the last quarter's median is more than 2 % above the second's. That rule is no proof of
+    flatness: in an hour's run it lets pass 2 % in half an hour, which the slope shows. Wants at least one sample."""
     settled = samples[len(samples) // 4 :]
     values = [float(getattr(sample, name)) for sample in settled]
     if len(samples) < MIN_SAMPLES:
-        return {"median": statistics.median(values), "judgement": "too few samples"}
+        return {"median": round(statistics.median(values), 1), "last_quarter_is": "of too few samples"}
     slope = statistics.linear_regression([sample.at_s / 3600 for sample in settled], values).slope
     third = len(values) // 3
     second, last = statistics.median(values[:third]), statistics.median(values[-third:])
@@ -168,5 +174,5 @@ def growth(samples: Sequence[Sample], name: str) -> dict[str, float | str]:
         "slope_per_hour": round(slope, 1),
         "lowest": round(min(values), 1),
         "highest": round(max(values), 1),
-        "judgement": "flat" if last <= second * (1 + MAX_GROWTH) else "grows",
+        "last_quarter_is": f"{'at most' if last <= second * (1 + MAX_GROWTH) else 'more than'} {MAX_GROWTH:.0%} higher",
     }

@@ -116,14 +116,21 @@ def samples(*megabytes: float) -> list[Sample]:
     return [Sample(60.0 * minute, each, each, 0, 1, 1) for minute, each in enumerate(megabytes)]
 
 
-def test_memory_that_grows_after_the_warm_up_is_called_growth() -> None:
+def test_figures_are_told_where_the_time_is_over_before_the_first_round(tinies: list[Path]) -> None:
+    result = load_of(tinies[:1], num_rounds=0)
+    assert result["messages"] == 0
+    [before] = result["samples"]
+    assert result["memory"]["num_blocks"]["median"] == before["num_blocks"]
+
+
+def test_memory_that_grows_after_the_warm_up_is_told_with_its_slope() -> None:
     assert growth(samples(*[500 + minute for minute in range(60)]), "resident_mb") == {
         "second_quarter": 522, "last_quarter": 552, "slope_per_hour": 60, "lowest": 515, "highest": 559,
-        "judgement": "grows",
+        "last_quarter_is": "more than 2% higher",
     }  # fmt: skip
 
 
-def test_memory_that_grows_while_it_warms_up_and_jumps_to_and_fro_is_flat() -> None:
+def test_what_memory_grows_by_while_it_warms_up_and_that_it_jumps_to_and_fro_does_not_count() -> None:
     warming = [100.0 * minute for minute in range(5)]
-    assert growth(samples(*warming, *[500, 505, 495] * 5), "resident_mb")["judgement"] == "flat"
-    assert growth(samples(1, 2), "resident_mb")["judgement"] == "too few samples"
+    assert growth(samples(*warming, *[500, 505, 495] * 5), "resident_mb")["last_quarter_is"] == "at most 2% higher"
+    assert growth(samples(1, 2), "resident_mb")["last_quarter_is"] == "of too few samples"
