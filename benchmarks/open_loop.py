@@ -41,6 +41,7 @@ PATIENCE_S: Final = 5 * LIMIT_S  # what is not answered by then is dropped
 MIN_ANSWERED: Final = 0.95  # of what is due in a window
 HIGHEST: Final = 2.0  # of what the engine answers where everybody waits for the reply
 POLL_S: Final = 0.05
+REST_TIMEOUT_S: Final = 300.0
 MAX_TOGETHER: Final = 256  # as many as the engine lets wait
 
 
@@ -53,21 +54,21 @@ class AloneWay:
         self._turns: defaultdict[str, list[Turn]] = defaultdict(list)
         self._heard: asyncio.Queue[Heard] = asyncio.Queue()
         self._pool = ThreadPoolExecutor(MAX_TOGETHER)
-        self._asked: set[asyncio.Task[None]] = set()
+        self._asked: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.gather(*self._asked)
-        self._pool.shutdown()
+        try:
+            await asyncio.gather(*self._asked)  # what failed but by the engine's refusal is raised here
+        finally:
+            self._pool.shutdown()
 
     async def speak(self, room: str, text: str) -> None:
         """See `Way`."""
         self._turns[room].append(Turn(Role.USER, text, name="Ann", author_id="ann"))
-        task = asyncio.create_task(self._answer(room))
-        self._asked.add(task)
-        task.add_done_callback(self._asked.discard)
+        self._asked.append(asyncio.create_task(self._answer(room)))
 
     async def heard(self) -> AsyncIterator[Heard]:
         """See `Way`."""
@@ -88,12 +89,16 @@ class AloneWay:
 
 @contextlib.asynccontextmanager
 async def queue_at_rest(url: str) -> AsyncIterator[QueueWay]:
-    """Open the way through the queue; in the end wait until nobody is left to be answered, and forget what was said."""
+    """Open the way through the queue; in the end wait until nobody is left to be answered, and forget what was said.
+
+    Raises TimeoutError where somebody still is after `REST_TIMEOUT_S`.
+    """
     async with through_queue(url, PATIENCE_S) as way:
         yield way
     with contextlib.closing(connect(url)) as client:
-        while await asyncio.to_thread(client.zcard, keys.CLAIMS):  # noqa: ASYNC110  # Redis, not an event
-            await asyncio.sleep(POLL_S)
+        async with asyncio.timeout(REST_TIMEOUT_S):
+            while await asyncio.to_thread(client.zcard, keys.CLAIMS):  # noqa: ASYNC110  # Redis, not an event
+                await asyncio.sleep(POLL_S)
         client.delete(keys.outbox_key(PLATFORM), *client.scan_iter(history_key(f"{PLATFORM}:*")))
 
 

@@ -7,15 +7,17 @@ import contextlib
 import math
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import redis
 
 from benchmarks.crowd import PLATFORM, Heard
-from benchmarks.open_loop import LIMIT_S, OpenLoop, Window, queue_at_rest, summary, table
+from benchmarks.open_loop import LIMIT_S, AloneWay, OpenLoop, Window, queue_at_rest, summary, table
 from personas.catalogue import load_catalogue
 from tests.helpers.answering import scripted_worker
 from worker.queue import keys
+from worker.respond import Responder
 
 
 class Counter:
@@ -76,6 +78,26 @@ def test_nothing_kept_up_with_is_shown_as_nothing() -> None:
     assert nothing["replies_per_s"] == 0.0
     assert nothing["windows"][0]["p95_s"] is None
     assert table({"alone": nothing, "one worker": nothing}, 200).row_count == 2
+
+
+async def test_what_fails_in_an_answer_is_raised_in_the_end() -> None:
+    class Broken:
+        def respond(self, *_: object, **__: object) -> None:
+            raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        async with AloneWay(cast("Responder", Broken()), load_catalogue(None).get("Rusty")) as way:
+            await way.speak("a room", "hello")
+
+
+async def test_queue_that_never_rests_is_not_waited_for_for_ever(
+    redis_server: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.open_loop.REST_TIMEOUT_S", 0.1)
+    redis_client.zadd(keys.CLAIMS, {"somebody": 1})
+    with pytest.raises(TimeoutError):
+        async with queue_at_rest(redis_server):
+            pass
 
 
 async def test_queue_is_left_as_if_nothing_had_been_said(redis_server: str, redis_client: redis.Redis) -> None:
