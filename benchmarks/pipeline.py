@@ -156,7 +156,7 @@ async def ask_through_queue(url: str, work: Workload, attempt: int) -> Measured:
     return total
 
 
-def environment(url: str, settings: Settings) -> dict[str, str]:
+def environment(url: str, settings: Settings, log_level: str = "warning") -> dict[str, str]:
     """Return our environment with the settings that a worker process is to have."""
     return os.environ | {
         "REDIS_URL": url,
@@ -166,7 +166,7 @@ def environment(url: str, settings: Settings) -> dict[str, str]:
         "PERSONABOT_DEVICE": settings.device,
         "PERSONABOT_DTYPE": settings.dtype,
         "PERSONABOT_MAX_NUM_SEQS": str(settings.max_num_seqs),
-        "PERSONABOT_LOG_LEVEL": "warning",
+        "PERSONABOT_LOG_LEVEL": log_level,
     }
 
 
@@ -179,7 +179,7 @@ def worker(url: str, settings: Settings) -> Iterator[None]:
     with path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker.process"],
-            env=environment(url, settings) | {"PERSONABOT_LOG_LEVEL": "info"},
+            env=environment(url, settings, log_level="info"),
             stdout=log,
             stderr=log,
         )
