@@ -26,6 +26,7 @@ from celery import signals
 from celery.platforms import SecurityWarning
 
 from personas.catalogue import Catalogue, UnknownPersona, load_catalogue
+from personas.conversation import Conversation
 from personas.logs import configure_logging
 from personas.persona import Persona
 from personas.registry import Registry
@@ -52,6 +53,7 @@ class Heart:
     def __init__(self, mailbox: Mailbox, replies: tasks.Replies) -> None:
         self._mailbox = mailbox
         self._replies = replies
+        self._gone: set[tuple[Conversation, int]] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -69,10 +71,11 @@ class Heart:
     def beat(self) -> None:
         """Renew first, sweep then: after an outage our own claims must not look like a dead worker's."""
         held = self._replies.held()
-        gone = set(self._mailbox.renew(held))
-        for conversation, fence in set(held) & set(self._replies.held()):  # others were finished meanwhile
-            if conversation in gone:
-                log.info("claim lost: begun anew, or taken over", conversation=str(conversation), fence=fence)
+        lost = set(self._mailbox.renew(held))
+        gone = {claim for claim in held if claim[0] in lost}
+        for conversation, fence in gone & self._gone:  # what is gone at one beat only was just being finished
+            log.info("claim lost: begun anew, or taken over", conversation=str(conversation), fence=fence)
+        self._gone = gone
         for conversation, fence in self._mailbox.sweep():
             log.warning("task sent again", conversation=str(conversation), fence=fence)
 

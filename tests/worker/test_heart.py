@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 import redis
@@ -17,7 +18,7 @@ from tests.helpers.worker_process import wait_until
 from worker import tasks
 from worker.process import Casting, Heart, answering
 from worker.queue import keys
-from worker.queue.mailbox import Mailbox
+from worker.queue.mailbox import Mailbox, Outcome
 from worker.queue.message import Message
 
 ROOM = Conversation("discord", "42")
@@ -64,7 +65,7 @@ def test_beat_sends_the_task_of_a_conversation_whose_worker_died(redis_client: r
 
 
 class Late(Mailbox):
-    """Renews leases when their replies are finished already."""
+    """Renews leases after something else has happened."""
 
     def renew(self, held: Iterable[tuple[Conversation, int]]) -> list[Conversation]:
         claims = list(held)
@@ -74,13 +75,34 @@ class Late(Mailbox):
     before_renewal: Callable[[], object] = staticmethod(lambda: None)
 
 
+class Delivered(Mailbox):
+    """Pauses once when a reply is delivered, before the worker lets its claim go."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_delivered, self.may_go_on = threading.Event(), threading.Event()
+
+    def finish(self, *args: Any, **kwargs: Any) -> Outcome:
+        outcome = super().finish(*args, **kwargs)
+        self.is_delivered.set()
+        self.may_go_on.wait(60)
+        return outcome
+
+
+def lost(beat: Callable[[], None]) -> int:
+    """Return how many claims one beat reports as lost."""
+    with capture_logs() as logs:
+        beat()
+    return len([line for line in logs if line["event"].startswith("claim lost")])
+
+
 def test_a_claim_that_was_finished_meanwhile_is_not_reported_as_lost(
     redis_client: redis.Redis, message: Message
 ) -> None:
     script, mailbox = Script(), Late(redis_client, worker="living", lease_s=LEASE_S)
     script.pause()
     replies = tasks.Replies(mailbox, script, Casting(load_catalogue(None), "").named)
-    thread = threading.Thread(target=replies.answer, args=(ROOM, mailbox.submit(message).fence))
+    thread = threading.Thread(target=replies.answer, args=(ROOM, mailbox.submit(message).fence), daemon=True)
     thread.start()
     wait_until(replies.held, "the reply is under way")
 
@@ -89,9 +111,38 @@ def test_a_claim_that_was_finished_meanwhile_is_not_reported_as_lost(
         thread.join()
 
     mailbox.before_renewal = finish
-    with capture_logs() as logs:
-        Heart(mailbox, replies).beat()
-    assert not [line for line in logs if line["event"].startswith("claim lost")]
+    assert lost(Heart(mailbox, replies).beat) == 0
+
+
+def test_a_claim_that_is_just_being_let_go_is_not_reported_as_lost(redis_client: redis.Redis, message: Message) -> None:
+    mailbox = Delivered(redis_client, worker="living", lease_s=LEASE_S)
+    replies = tasks.Replies(mailbox, Script(), Casting(load_catalogue(None), "").named)
+    heart = Heart(mailbox, replies)
+    thread = threading.Thread(target=replies.answer, args=(ROOM, mailbox.submit(message).fence), daemon=True)
+    thread.start()
+    assert mailbox.is_delivered.wait(60)
+    assert replies.held()
+    assert lost(heart.beat) == 0
+    mailbox.may_go_on.set()
+    thread.join()
+    assert lost(heart.beat) == 0
+
+
+def test_a_claim_that_was_taken_over_is_reported_from_the_second_beat_on(
+    redis_client: redis.Redis, message: Message
+) -> None:
+    script, mailbox = Script(), Mailbox(redis_client, worker="slow", lease_s=0)
+    script.pause()
+    replies = tasks.Replies(mailbox, script, Casting(load_catalogue(None), "").named)
+    heart = Heart(mailbox, replies)
+    thread = threading.Thread(target=replies.answer, args=(ROOM, mailbox.submit(message).fence), daemon=True)
+    thread.start()
+    wait_until(replies.held, "the reply is under way")
+    [(_, fence)] = Mailbox(redis_client, worker="quick").sweep()
+    assert Mailbox(redis_client, worker="quick").take(ROOM, fence)
+    assert [lost(heart.beat) for _ in range(3)] == [0, 1, 1]
+    script.resume()
+    thread.join()
 
 
 def test_persona_that_left_the_catalogue_gives_way_to_the_default() -> None:
