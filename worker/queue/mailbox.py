@@ -31,8 +31,9 @@ LEASE_S: Final = 12.0
 SEEN_S: Final = 24 * 60 * 60
 MAX_TOGETHER: Final = 32  # turns of one author that one reply answers
 MAX_SWEPT: Final = 1000
-# A conversation's turns come anew with every message; reading 200 of them takes longer than the rest of `take`.
-_turn = lru_cache(maxsize=16_384)(decode_turn)
+# A conversation's turns come anew with every message; reading 200 of them takes longer than the rest of `take`. This
+# keeps what people said in the worker's memory, also after a reset, until so many other turns were read.
+_cached_turn = lru_cache(maxsize=4_096)(decode_turn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ def _taken(conversation: Conversation, status: str, *rest: Any) -> Taken | None:
     fence, num_deaths, pending, history, *settings = rest
     own, of_place = (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in settings)
     messages = tuple(Message.from_json(conversation, line.split(" ", 1)[1]) for line in pending)
-    turns = [_turn(line) for line in history]
+    turns = [_cached_turn(line) for line in history]
     replaced_line = ""
     if messages[-1].kind == Kind.REGENERATE and turns and turns[-1].role == Role.BOT:
         replaced_line = history[-1]
