@@ -15,7 +15,6 @@ from personas.settings import load_settings
 from worker.queue.connection import CONNECT_TIMEOUT_S, SOCKET_TIMEOUT_S, broker_url
 from worker.queue.keys import CHAT_QUEUE
 from worker.queue.server import redis_url
-from worker.queue.task import REPLY_TASK
 
 TRAINING_QUEUE: Final = "training"
 LOOK_TASK: Final = "worker.training.look"
@@ -42,7 +41,7 @@ def _config(url: str | None) -> dict[str, Any]:
         "accept_content": ["json"],
         "task_ignore_result": True,
         "task_default_queue": CHAT_QUEUE,
-        "task_routes": {REPLY_TASK: {"queue": CHAT_QUEUE}, "worker.training.*": {"queue": TRAINING_QUEUE}},
+        "task_routes": {"worker.training.*": {"queue": TRAINING_QUEUE}},
         "task_acks_late": True,
         "worker_prefetch_multiplier": 1,
         "worker_enable_remote_control": False,
@@ -53,7 +52,7 @@ def _config(url: str | None) -> dict[str, Any]:
             # Who took which task is kept in the worker's memory only: for a worker that dies the claims' leases
             # answer, long before kombu's record in Redis would, which costs more than the rest of a task's way.
             "ack_emulation": False,
-            "priority_steps": [0],
+            "priority_steps": [0],  # one list for BRPOP to look at in place of four: no task is urgent beside others
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
         },

@@ -40,12 +40,11 @@ _cached_turn = lru_cache(maxsize=4_096)(decode_turn)
 class Outcome:
     """What `finish` did. `is_accepted` is False when the fence was stale or the conversation begun anew meanwhile.
 
-    `next` is what to answer now; or `next_fence` has a task; neither: the conversation is released or lost.
+    `next` is what to answer now; None where a task was sent for it, or the conversation is released or lost.
     """
 
     is_accepted: bool
     next: Taken | None = None
-    next_fence: int | None = None
 
 
 class Mailbox:
@@ -111,7 +110,7 @@ class Mailbox:
         """
         is_reply = entry.kind != EntryKind.NOTICE
         turn = Turn(Role.BOT, entry.text, name=entry.persona, message_id=f"{REPLY_MARK}{taken.fence}")
-        is_delivered, next_fence, *left = self._finish(
+        is_delivered, *left = self._finish(
             keys=keys.script_keys(taken.conversation),
             args=[
                 *self._take_args(taken.conversation, taken.fence),
@@ -122,7 +121,7 @@ class Mailbox:
                 *(("", "") if takes_next else reply_task(taken.conversation)),
             ],
         )
-        return Outcome(bool(is_delivered), _taken(taken.conversation, *left), int(next_fence) or None)
+        return Outcome(bool(is_delivered), _taken(taken.conversation, *left))
 
     def renew(self, held: Iterable[tuple[Conversation, int]]) -> list[Conversation]:
         """Lengthen the leases of what this worker is answering; return the conversations it has lost."""

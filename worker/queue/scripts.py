@@ -172,8 +172,7 @@ return 1
 )
 
 # ARGV as TAKE, then: bot turn or '', outbox entry, the replaced turn or '', '1' to bury, the halves of a task for what
-# is left, both '' to take that at once. Returns whether the entry was delivered, the new fence if a task was sent, and
-# what TAKE would.
+# is left, both '' to take that at once. Returns whether the entry was delivered, and what TAKE would.
 FINISH: Final = (
     _COMMON
     + _TAKE
@@ -182,7 +181,7 @@ local conversation, fence, worker, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(A
 local bot_turn, entry, replaced, buries, task_before, task_after = unpack(ARGV, 8)
 
 local held, is_taken, taken_epoch, deaths = unpack(redis.call('HMGET', CLAIM, 'fence', 'taken', 'epoch', 'deaths'))
-if held ~= fence or is_taken ~= '1' then return {0, 0, 'stale'} end
+if held ~= fence or is_taken ~= '1' then return {0, 'stale'} end
 
 -- A reply that belongs to a history that is gone is not said: what still counts is asked again.
 local is_delivered = taken_epoch == epoch_and_resets()
@@ -207,14 +206,14 @@ local told = is_delivered and 1 or 0
 
 if (is_delivered or redis.call('LLEN', PENDING) == 0) and redis.call('LLEN', MAILBOX) == 0 then
   release(conversation)
-  return {told, 0, 'idle'}
+  return {told, 'idle'}
 end
 local next_fence = fence_anew(conversation, lease)
 if task_before ~= '' then
   send_task(task_before, next_fence, task_after)
-  return {told, next_fence, 'queued'}
+  return {told, 'queued'}
 end
-return {told, 0, unpack(take(conversation, worker, lease, tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])))}
+return {told, unpack(take(conversation, worker, lease, tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])))}
 """
 )
 

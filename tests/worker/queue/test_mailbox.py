@@ -7,6 +7,7 @@ import redis
 
 from personas.conversation import Conversation, Role, Turn
 from personas.store import MAX_TURNS, TURNS_AFTER_CUT, ConversationStore
+from tests.helpers.answering import arguments
 from worker.queue import keys
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry, Taken
@@ -95,12 +96,17 @@ def test_next_messages_get_a_new_fence(mailbox: Mailbox) -> None:
     assert following.fence > taken.fence
 
 
-def test_worker_that_stops_leaves_the_rest_to_a_task_with_a_new_fence(mailbox: Mailbox) -> None:
+def test_worker_that_stops_leaves_the_rest_to_a_task_with_a_new_fence(
+    mailbox: Mailbox, redis_client: redis.Redis
+) -> None:
     taken = take_all(mailbox, say("one"), say("two", author="bob"))
-    outcome = mailbox.finish(taken, reply("ok"), takes_next=False)
-    assert outcome.next is None
-    assert outcome.next_fence is not None
-    assert texts(mailbox.take(ROOM, outcome.next_fence)) == ["one", "ok", "two"]
+    redis_client.delete(keys.CHAT_QUEUE)
+    assert mailbox.finish(taken, reply("ok"), takes_next=False).next is None
+    [task] = redis_client.lrange(keys.CHAT_QUEUE, 0, -1)
+    conversation, fence = arguments(task)
+    assert conversation == str(ROOM)
+    assert fence > taken.fence
+    assert texts(mailbox.take(ROOM, fence)) == ["one", "ok", "two"]
 
 
 def test_stale_finish_changes_nothing(dying: Mailbox, store: ConversationStore, redis_client: redis.Redis) -> None:
