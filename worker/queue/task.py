@@ -1,4 +1,4 @@
-"""The Celery task of a claim, as the line that Celery's own producer would put into Redis for it.
+"""The Celery task of a claim, as a line in Redis that Celery's consumer reads as its own producer's.
 
 The mailbox's scripts write it in the step that makes the claim, so that neither is ever there without the other. Its
 form is Celery's message protocol 2 (https://docs.celeryq.dev/en/stable/internals/protocol.html) in kombu's envelope.

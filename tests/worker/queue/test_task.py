@@ -28,6 +28,8 @@ def test_task_says_what_one_sent_by_celery_would(redis_server: str, redis_client
     assert (ours["content-type"], ours["content-encoding"]) == (theirs["content-type"], theirs["content-encoding"])
     assert _without_ids(ours["headers"]).items() <= _without_ids(theirs["headers"]).items()
     assert _without_ids(ours["properties"]).keys() == _without_ids(theirs["properties"]).keys() - {"body_encoding"}
+    for name in ("delivery_mode", "delivery_info", "priority"):
+        assert ours["properties"][name] == theirs["properties"][name], name
 
 
 @pytest.mark.parametrize("place", ["-100", '"fence"', 'a "quoted" \\ one', "\x00"])
