@@ -9,6 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from personas.checkpoint import DESCRIPTION_FILE, Description
+
 METRICS_FILE = "metrics.json"
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 
@@ -47,10 +49,17 @@ def card(folder: Path, metrics: dict[str, Any]) -> str:
     ]
     environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        config={"base": None, "notes": "", **config},
+        config={"notes": "", **config, "base": _base(folder, config)},
         lora=config.get("lora"),
         sources=sources,
         training=metrics.get("training"),
         evaluation=metrics.get("evaluation"),
         probe=metrics.get("probe"),
     )
+
+
+def _base(folder: Path, config: dict[str, Any]) -> str | None:
+    """What was trained on; of an adapter that goes on from another one, what that one stands on."""
+    path = folder / DESCRIPTION_FILE
+    described = Description.model_validate_json(path.read_bytes()).base if path.is_file() else None
+    return described or config.get("base")

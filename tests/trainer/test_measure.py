@@ -99,3 +99,11 @@ def test_the_card_tells_what_was_measured(tmp_path: Path) -> None:
     assert "first in 50.0% of 60 turns by likelihood (candidates abc123" in text
     assert "F1 of 60 replies: 18.0% greedy, 16.0% sampled." in text
     assert "On `a.txt`" not in text
+
+
+def test_the_card_of_an_adapter_that_goes_on_from_another_names_the_base_of_both(tmp_path: Path) -> None:
+    data = '[[data]]\npath = "a/b.txt"\nlicence = ""\nshare = 1.0\n'
+    named = 'name = "more"\nbase = "runs/first/checkpoint"\nlayout = "chat"\nmax_tokens = 256\n'
+    (tmp_path / "train.toml").write_text(f"{named}[lora]\nrank = 4\nalpha = 4\n{data}")
+    (tmp_path / "checkpoint.json").write_text('{"kind": "adapter", "base": "smollm2-135m-instruct"}')
+    assert "A LoRA adapter of rank 4 on smollm2-135m-instruct, trained" in card(tmp_path, {})
