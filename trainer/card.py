@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from personas.checkpoint import DESCRIPTION_FILE, Description
+from trainer.config import Source
 
 METRICS_FILE = "metrics.json"
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -38,14 +39,15 @@ def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
 def card(folder: Path, metrics: dict[str, Any]) -> str:
     """Return the model card in Markdown."""
     config = tomllib.loads((folder / "train.toml").read_text(encoding="utf-8"))
-    total = sum(source["share"] for source in config["data"])
+    given = [Source.model_validate(source) for source in config["data"]]
+    total = sum(source.share for source in given)
     sources = [
         {
-            "file": "/".join(Path(source["path"]).parts[-2:]),
-            "licence": source["licence"],
-            "share": source["share"] / total,
+            "file": "/".join(source.path.parts[-2:]),
+            "licence": source.licence,
+            "share": source.share / total,
         }
-        for source in config["data"]
+        for source in given
     ]
     environment = Environment(trim_blocks=True, undefined=StrictUndefined, autoescape=False)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(

@@ -102,8 +102,17 @@ def test_the_card_tells_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_the_card_of_an_adapter_that_goes_on_from_another_names_the_base_of_both(tmp_path: Path) -> None:
-    data = '[[data]]\npath = "a/b.txt"\nlicence = ""\nshare = 1.0\n'
+    data = '[[data]]\npath = "a/b.txt"\n'  # as a person writes it, without what goes without saying
     named = 'name = "more"\nbase = "runs/first/checkpoint"\nlayout = "chat"\nmax_tokens = 256\n'
     (tmp_path / "train.toml").write_text(f"{named}[lora]\nrank = 4\nalpha = 4\n{data}")
     (tmp_path / "checkpoint.json").write_text('{"kind": "adapter", "base": "smollm2-135m-instruct"}')
     assert "A LoRA adapter of rank 4 on smollm2-135m-instruct, trained" in card(tmp_path, {})
+
+
+def test_the_card_of_a_plain_text_voice_promises_no_dialogue(tmp_path: Path) -> None:
+    named = 'name = "bees"\nbase = "smollm2-135m-instruct"\nlayout = "corpus"\nmax_tokens = 256\n'
+    (tmp_path / "train.toml").write_text(f'{named}[lora]\nrank = 4\nalpha = 4\n[[data]]\npath = "bees.txt"\n')
+    text = card(tmp_path, {})
+    assert "trained on plain text." in text
+    assert "goes on with a text as it was written" in text
+    assert "dialogue of paid volunteers" not in text
