@@ -168,7 +168,7 @@ def test_a_reply_ends_before_a_stop_string(responder: Responder) -> None:
 
 
 def test_a_bad_word_is_never_said(responder: Responder) -> None:
-    settings = GenerationSettings(seed=5, max_new_tokens=20)
+    settings = GenerationSettings(seed=5, max_new_tokens=20, logit_bias={"thank": 100.0})
     assert "thank" in responder.respond(ADA, HELLO, settings).text
     assert "thank" not in responder.respond(ADA, HELLO, GenerationSettings(bad_words=("thank",)).over(settings)).text
 
