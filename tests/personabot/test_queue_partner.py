@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -37,12 +38,10 @@ class Watched:
         persona: Persona,
         turns: Sequence[Turn],
         settings: GenerationSettings,
-        *,
-        deadline: float | None = None,
-        group: tuple[str, str] = ("", ""),
         stream: Tell | None = None,
+        **options: Any,
     ) -> Reply:
-        reply = self.responder.respond(persona, turns, settings, deadline, group=group, stream=stream)
+        reply = self.responder.respond(persona, turns, settings, stream=stream, **options)
         self.is_watched.append(stream is not None)
         if stream:
             self.until_seen(reply.text)
