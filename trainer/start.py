@@ -17,7 +17,7 @@ from worker.head import load_head
 
 # A pass over more than this many dialogues is not counted but estimated from so many of them.
 MAX_COUNTED = 2000
-SHARE_OF_FREE_MEMORY = 0.8
+SHARE_OF_FREE_GPU_MEMORY = 0.8  # where the settings do not say
 # With fewer replies the same few would stand beside every right one.
 MIN_REPLIES = 50
 
@@ -45,7 +45,7 @@ def memory_share(asked: float, free: int, total: int) -> float:
     >>> memory_share(0.0, 50, 100), memory_share(0.25, 50, 100)
     (0.4, 0.25)
     """
-    return asked or SHARE_OF_FREE_MEMORY * free / total
+    return asked or SHARE_OF_FREE_GPU_MEMORY * free / total
 
 
 def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> TrainingModel:

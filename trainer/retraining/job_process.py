@@ -22,7 +22,7 @@ from personas.errors import PersonabotError
 from personas.settings import Settings
 
 STOP_TIMEOUT_S: Final = 60.0  # saving a large model takes its time
-SHARE_OF_FREE_MEMORY: Final = 0.8
+SHARE_OF_FREE_RAM: Final = 0.8  # where the settings do not say
 # Anonymous memory that was asked for, touched or not, may be twice what is in use before the system says no.
 ASKED_PER_USED: Final = 2
 LOG_FILE: Final = "output.log"
@@ -50,7 +50,7 @@ class Budget:
     @classmethod
     def of(cls, settings: Settings) -> Budget:
         """Return the budget of the settings; what they leave open is a share of what is free now."""
-        memory = int(settings.training_memory_gb * GIB) or int(available_memory() * SHARE_OF_FREE_MEMORY)
+        memory = int(settings.training_memory_gb * GIB) or int(available_memory() * SHARE_OF_FREE_RAM)
         threads = settings.training_threads or max(1, (os.cpu_count() or 2) // 2)
         return cls(
             memory,
