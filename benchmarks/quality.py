@@ -23,7 +23,7 @@ from personas.logs import configure_logging
 from personas.settings import load_settings
 from trainer.formats import read_dialogues
 from worker.device import DTYPES
-from worker.engine.attention import Span, Step
+from worker.engine.attention import RaggedStep, Span
 from worker.engine.cache import KVCache
 from worker.engine.models import Network, network_for
 from worker.loading import LoadedModel, load_model
@@ -74,7 +74,7 @@ def perplexity(network: Network, examples: Iterable[Example]) -> float:
     for example in examples:
         ids, positions = torch.tensor(example.ids), torch.arange(len(example.ids))
         cache = KVCache(max_num_rows=1, max_num_tokens=len(ids), dtype=torch.float32)
-        step = Step([Span(0, len(ids), 0, 0)], rows=torch.zeros_like(ids), positions=positions, cache=cache)
+        step = RaggedStep([Span(0, len(ids), 0, 0)], rows=torch.zeros_like(ids), positions=positions, cache=cache)
         scored = torch.tensor([place for place, part in enumerate(example.parts) if part != Part.CONTEXT])
         scores = network(ids, positions, scored - 1, step)[0].float()
         total += float(torch.nn.functional.cross_entropy(scores, ids[scored], reduction="none").double().sum())

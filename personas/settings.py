@@ -72,6 +72,9 @@ class Settings(BaseSettings):
     engine: Literal["personabot", "vllm"] = Field(
         "personabot", description="what computes replies: personabot (its own engine), or vllm where that is installed"
     )
+    cuda_graphs: bool = Field(
+        True, description="on a GPU: record a step's operations once and replay them; false where that makes trouble"
+    )
     personas_dir: Path | None = Field(None, description="a folder with your own persona files beside the catalogue")
     default_persona: str = Field("", description="who speaks where nobody was chosen; empty: the catalogue's first")
     discord_token: SecretStr | None = Field(None, description="the token of your Discord bot")

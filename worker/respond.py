@@ -176,7 +176,11 @@ def make_engine(loaded: LoadedModel, settings: Settings) -> EngineLoop:
     if settings.engine == "vllm":
         return VllmEngine.for_model(loaded, max_num_seqs=settings.max_num_seqs)
     return Engine.for_model(
-        loaded, max_num_seqs=settings.max_num_seqs, num_threads=settings.num_threads or None, frees_weights=True
+        loaded,
+        max_num_seqs=settings.max_num_seqs,
+        num_threads=settings.num_threads or None,
+        frees_weights=True,
+        cuda_graphs=settings.cuda_graphs,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import structlog
 import torch
 
-from worker.engine.errors import GenerationFailed
+from worker.engine.errors import GenerationFailed, first_line
 from worker.engine.request import Chunk
 
 log = structlog.get_logger(__name__)
@@ -62,7 +62,7 @@ class Attempts(Generic[T]):
         try:
             return list(zip(chunks, self._compute(chunks), strict=True))
         except Exception as error:
-            why, is_short_of_memory = _first_line(error), is_out_of_memory(error)
+            why, is_short_of_memory = first_line(error), is_out_of_memory(error)
             if not is_short_of_memory:
                 log.exception("a step failed", num_requests=len(chunks))
         # Only here is the memory free that the error's traceback held.
@@ -106,7 +106,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")

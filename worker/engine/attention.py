@@ -6,6 +6,7 @@ step travels with the forward pass as a keyword argument.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,12 +62,23 @@ class Group:
         return slice(self.first_row, self.first_row + len(self.ends))
 
 
-class Step:
-    """Where the tokens of one forward pass belong: single ones first, ordered by cache row, then the longer spans."""
+class Step(ABC):
+    """Where the tokens of one forward pass belong, and what they see."""
 
-    def __init__(self, spans: Sequence[Span], *, rows: Tensor, positions: Tensor, cache: KVCache) -> None:
+    def __init__(self, cache: KVCache) -> None:
         self.cache = cache
         self.num_layers_seen = 0
+
+    @abstractmethod
+    def attend(self, layer: int, query: Tensor, kv: Tensor, scaling: float) -> Tensor:
+        """Cache kv (T, 2, K, D) and let query (T, H, D) attend; returns (T, H * D)."""
+
+
+class RaggedStep(Step):
+    """Tokens of any number for each sequence: single ones first, ordered by cache row, then the longer spans."""
+
+    def __init__(self, spans: Sequence[Span], *, rows: Tensor, positions: Tensor, cache: KVCache) -> None:
+        super().__init__(cache)
         self._rows, self._positions = rows, positions
         cache.reserve(num_rows=max(s.row for s in spans) + 1, num_tokens=max(s.end for s in spans))
         self._groups = [
@@ -84,6 +96,27 @@ class Step:
         mixed = [_attend_group(query[group.tokens], held, group, scaling) for group in self._groups]
         mixed += [_attend_span(query, held, span, future, scaling) for span, future in self._spans]
         return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+
+
+class GridStep(Step):
+    """One token for each of the cache's first rows, in shapes and at addresses that do not depend on the requests.
+
+    Token i is in row i, at positions (R,), and sees `num_tokens` at most. Rows that are not `is_used` (R,) keep what
+    they hold; what is computed for them means nothing.
+    """
+
+    def __init__(self, num_tokens: int, *, positions: Tensor, is_used: Tensor, cache: KVCache) -> None:
+        super().__init__(cache)
+        self._rows = torch.arange(len(positions), device=positions.device)
+        self._positions, self._is_used = positions, is_used
+        is_past = torch.arange(num_tokens, device=positions.device) > positions[:, None]
+        self._group = Group(0, 0, (num_tokens,) * len(positions), _forbidding(is_past)[:, None])
+
+    def attend(self, layer: int, query: Tensor, kv: Tensor, scaling: float) -> Tensor:
+        """Cache kv (R, 2, K, D) and let query (R, H, D) attend; returns (R, H * D)."""
+        self.num_layers_seen += 1
+        held = self.cache.write(layer, self._rows, self._positions, kv, is_used=self._is_used)
+        return _attend_group(query.to(held.dtype), held, self._group, scaling)
 
 
 def _neighbours(spans: Sequence[Span]) -> Iterator[list[Span]]:

@@ -33,10 +33,18 @@ class KVCache:
             grown = -(-max(num_tokens, 2 * self._num_tokens) // GRAIN_TOKENS) * GRAIN_TOKENS
             self._num_tokens = min(grown, self.max_num_tokens)
 
-    def write(self, layer: int, rows: Tensor, positions: Tensor, kv: Tensor) -> Tensor:
-        """Store `kv` (T, 2, num_kv_heads, head_dim) at rows (T,), positions (T,); return the layer."""
+    def write(
+        self, layer: int, rows: Tensor, positions: Tensor, kv: Tensor, *, is_used: Tensor | None = None
+    ) -> Tensor:
+        """Store `kv` (T, 2, num_kv_heads, head_dim) at rows (T,), positions (T,); return the layer.
+
+        Where `is_used` (T,) is given and false, what is there is written again.
+        """
         held = self._fitting(layer, kv)
-        held[:, rows, :, positions] = kv.to(held.dtype)
+        kv = kv.to(held.dtype)
+        if is_used is not None:
+            kv = torch.where(is_used[:, None, None, None], kv, held[:, rows, :, positions])
+        held[:, rows, :, positions] = kv
         return held
 
     def copy(self, source: int, target: int, num_tokens: int) -> None:
@@ -52,6 +60,11 @@ class KVCache:
         self.reserve(num_rows=row + 1, num_tokens=max((part.shape[2] for part in saved), default=0))
         for layer, part in zip(list(self._layers), saved, strict=True):
             self._fitting(layer, part.transpose(1, 2))[:, row, :, : part.shape[2]] = part
+
+    @property
+    def capacity(self) -> tuple[int, int]:
+        """The rows, and the tokens in each, that there is room for; when they grow the tensors are new ones."""
+        return self._num_rows, self._num_tokens
 
     @property
     def num_bytes(self) -> int:

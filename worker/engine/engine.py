@@ -59,6 +59,7 @@ class Engine(EngineLoop):
         max_saved_bytes: int = MAX_SAVED_BYTES,
         token_types: TokenTypes | None = None,
         head: torch.nn.Module | None = None,
+        cuda_graphs: bool = True,
     ) -> None:
         super().__init__(
             window=min(window or model_window(model), model_window(model)),
@@ -76,6 +77,7 @@ class Engine(EngineLoop):
             max_saved_bytes=max_saved_bytes,
             token_types=token_types,
             head=head,
+            cuda_graphs=cuda_graphs,
         )
         self.has_head = head is not None
         release_team()

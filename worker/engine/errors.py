@@ -34,3 +34,8 @@ class DeadlinePassed(EngineError):
 
 class GenerationFailed(EngineError):
     """The model raised an error, or gave no finite score."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the advice and addresses that follow in torch's."""
+    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")

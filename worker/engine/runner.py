@@ -7,6 +7,7 @@ replace: one forward pass per chunk, with the model's own cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import structlog
@@ -14,15 +15,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from worker.engine.attention import ATTENTION, Span, Step, UnsupportedModel
+from worker.engine.agreement import check_agreement
+from worker.engine.attention import RaggedStep, Span
 from worker.engine.cache import KVCache
+from worker.engine.graphs import Cell, Graphs, Outputs, Recorder, cuda_recorder
 from worker.engine.models import Network, network_for
 from worker.engine.models.general import General, accepts
 from worker.engine.models.general import vocabulary_size as vocabulary_size
 from worker.engine.models.gpt2 import Gpt2
 from worker.engine.prefix import MAX_SAVED_BYTES, PrefixCounts, PrefixMemory
-from worker.engine.request import Chunk, Request
-from worker.engine.request import Sequence as Running
+from worker.engine.request import Chunk
 
 log = structlog.get_logger(__name__)
 
@@ -73,23 +75,25 @@ def make_runner(
     max_saved_bytes: int = MAX_SAVED_BYTES,
     token_types: TokenTypes | None = None,
     head: nn.Module | None = None,
+    cuda_graphs: bool = True,
 ) -> Runner:
     """Return the fastest runner that computes what the model computes, with weights in `dtype` where it packs them.
 
     With `frees_weights` it keeps the packed weights only, and the model can't compute any more. With `token_types`
-    the model is given those too. `head` (…, E) → (…, 1) scores the last states.
+    the model is given those too. `head` (…, E) → (…, 1) scores the last states. `cuda_graphs` matter on a GPU.
     """
-    dtype = dtype or model.dtype
+    dtype, device = dtype or model.dtype, model.device
 
     def ragged(network: Network) -> RaggedRunner:
         return RaggedRunner(
             network,
-            device=model.device,
+            device=device,
             max_num_seqs=max_num_seqs,
             window=window,
             max_saved_bytes=max_saved_bytes,
             token_types=token_types,
             head=head,
+            start_recorder=partial(cuda_recorder, device) if cuda_graphs and device.type == "cuda" else None,
         )
 
     own = network_for(model, dtype=dtype)
@@ -106,7 +110,7 @@ def make_runner(
     before = model.config._attn_implementation
     try:
         runner = ragged(General(model, needs_states=head is not None))
-        _check_agreement(model, runner, before)
+        check_agreement(model, runner, before)
     except Exception as error:
         log.warning("no batched runner for this model, one request at a time", model=family, why=str(error))
         model.set_attn_implementation(before)
@@ -127,6 +131,7 @@ class RaggedRunner:
         max_saved_bytes: int = MAX_SAVED_BYTES,
         token_types: TokenTypes | None = None,
         head: nn.Module | None = None,
+        start_recorder: Callable[[], Recorder] | None = None,
     ) -> None:
         self._network = network
         self._head = head
@@ -137,6 +142,9 @@ class RaggedRunner:
         self._cache = KVCache(max_num_rows=max_num_seqs, max_num_tokens=window, dtype=dtype)
         self._memory = PrefixMemory(self._cache, num_rows=max_num_seqs, max_saved_bytes=max_saved_bytes)
         self.prefix_counts = self._memory.counts
+        self._graphs = start_recorder and Graphs(
+            network, self._cache, device=device, start_recorder=start_recorder, has_types=token_types is not None
+        )
 
     @property
     def vocabulary_size(self) -> int:
@@ -151,6 +159,24 @@ class RaggedRunner:
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> Computed:
         """Compute `chunks` together."""
+        logits, states = self._replayed(chunks) or self._compute(chunks)
+        for chunk in chunks:
+            self._memory.computed(_slot(chunk), chunk.sequence.ids, chunk.end)
+        return Computed(logits.float(), _fits(self._head, states))
+
+    def _replayed(self, chunks: Sequence[Chunk]) -> Outputs | None:
+        """What a recorded step gives, where one fits: a token for each sequence, and nothing else to compute."""
+        if self._graphs is None or not all(chunk.num_tokens == 1 and chunk.is_last for chunk in chunks):
+            return None
+        types = self._types(chunks) or [0] * len(chunks)
+        return self._graphs.run(
+            [
+                Cell(self._memory.row_of(_slot(chunk)), chunk.ids[0], chunk.start, token_type)
+                for chunk, token_type in zip(chunks, types, strict=True)
+            ]
+        )
+
+    def _compute(self, chunks: Sequence[Chunk]) -> Outputs:
         placed = sorted(
             ((chunk.num_tokens > 1, self._memory.row_of(_slot(chunk)), chunk) for chunk in chunks),
             key=lambda item: item[:2],
@@ -167,21 +193,19 @@ class RaggedRunner:
                 ids,
                 [position for span in spans for position in range(span.start, span.end)],
                 [span.row for span in spans for _ in range(span.num_tokens)],
+                self._types([chunk for _, _, chunk in placed]) or [0] * len(ids),
             ]
         ).to(self._device, non_blocking=True)
         last = torch.tensor([ends[id(chunk)] for chunk in chunks if chunk.is_last], dtype=torch.long)
-        step = Step(spans, rows=columns[2], positions=columns[1], cache=self._cache)
-        types = self._types([chunk for _, _, chunk in placed])
-        logits, states = self._network(columns[0], columns[1], last.to(self._device, non_blocking=True), step, **types)
-        for chunk in chunks:
-            self._memory.computed(_slot(chunk), chunk.sequence.ids, chunk.end)
-        return Computed(logits.float(), _fits(self._head, states))
+        step = RaggedStep(spans, rows=columns[2], positions=columns[1], cache=self._cache)
+        types = {} if self._token_types is None else {"token_types": columns[3]}
+        return self._network(columns[0], columns[1], last.to(self._device, non_blocking=True), step, **types)
 
-    def _types(self, chunks: Sequence[Chunk]) -> dict[str, Tensor]:
+    def _types(self, chunks: Sequence[Chunk]) -> list[int]:
+        """The types of all tokens; none where the layout has none."""
         if self._token_types is None:
-            return {}
-        types = [token_type for chunk in chunks for token_type in _types_of(chunk, self._token_types)]
-        return {"token_types": torch.tensor(types, device=self._device)}
+            return []
+        return [token_type for chunk in chunks for token_type in _types_of(chunk, self._token_types)]
 
     def release(self, slot: int, ids: Sequence[int]) -> None:
         """Keep what was computed, until the row is needed."""
@@ -257,30 +281,3 @@ def _types_of(chunk: Chunk, token_types: TokenTypes) -> list[int]:
 def _slot(chunk: Chunk) -> int:
     assert chunk.sequence.slot is not None
     return chunk.sequence.slot
-
-
-@torch.inference_mode()
-def _check_agreement(model: PreTrainedModel, runner: RaggedRunner, attention: str) -> None:
-    """Raise unless two short sequences, computed in pieces side by side, score as in the model's own forward pass."""
-    num_ids = runner.vocabulary_size
-    first, second = (Running(Request(prompt_ids=ids)) for ids in _two_prompts(num_ids))
-    first.slot, second.slot = 0, 1
-    runner.run([Chunk(first, 4)])
-    first.num_cached_tokens = 4
-    rows = [*runner.run([Chunk(first, 3), Chunk(second, 4)]).logits]  # ends the first prompt, all but one of the second
-    second.num_cached_tokens = 4
-    rows += [*runner.run([Chunk(second, 1)]).logits]
-    for slot in (0, 1):
-        runner.release(slot, ())
-    model.set_attn_implementation(attention)
-    for sequence, row in zip((first, second), rows, strict=True):
-        own = model(input_ids=torch.tensor([sequence.ids], device=model.device)).logits[0, -1].float()
-        tolerance = (1e-3 if model.dtype == torch.float32 else 5e-2) * float(own.std())
-        if not torch.allclose(row, own, atol=tolerance, rtol=0.0):
-            raise UnsupportedModel("its scores in a batch differ from those of its own forward pass")
-    model.set_attn_implementation(ATTENTION)
-
-
-def _two_prompts(num_ids: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    ids = [(7919 * i + 31) % num_ids for i in range(12)]
-    return tuple(ids[:7]), tuple(ids[7:])
