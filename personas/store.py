@@ -10,14 +10,17 @@ Owns the keys below. Knows nothing of the queue; the queue learns from `state` t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Self, cast
 
 import redis
+import structlog
 from pydantic import BaseModel, ConfigDict
 
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import GenerationSettings
+
+log = structlog.get_logger(__name__)
 
 # Cut in chunks: between two cuts the history only grows, so that a cached prefix of the prompt stays valid.
 MAX_TURNS: Final = 240
@@ -117,7 +120,7 @@ class ConversationStore:
     def history(self, conversation: Conversation, limit: int = MAX_TURNS) -> list[Turn]:
         """Return the newest `limit` turns, oldest first."""
         lines = cast("list[str]", self._redis.lrange(history_key(conversation), -limit, -1))
-        return [decode_turn(line) for line in lines]
+        return [turn for _, turn in readable_turns(conversation, lines)]
 
     def append(self, conversation: Conversation, turn: Turn) -> None:
         """Add a turn that did not come through the queue, such as a greeting."""
@@ -170,8 +173,28 @@ def encode_turn(turn: Turn) -> str:
 
 
 def decode_turn(line: str) -> Turn:
-    """Invert `encode_turn`; a bot turn that is not sent yet has no message id."""
-    data: dict[str, Any] = json.loads(line)
+    """Invert `encode_turn`; a bot turn that is not sent yet has no message id. Raises ValueError for no turn."""
+    data = json.loads(line)
+    if not isinstance(data, dict) or "role" not in data:
+        raise ValueError("expected a turn: a JSON object with a role")
     if data.get("role") == Role.BOT and str(data.get("message_id", "")).startswith(REPLY_MARK):
         del data["message_id"]
-    return Turn.from_dict(data)
+    turn = Turn.from_dict(data)
+    if not all(isinstance(value, str) for value in (turn.text, turn.name, turn.author_id, turn.message_id)):
+        raise ValueError("expected a turn: every field of it a text")
+    return turn
+
+
+def readable_turns(
+    conversation: Conversation, lines: Sequence[str], decode: Callable[[str], Turn] = decode_turn
+) -> list[tuple[str, Turn]]:
+    """Return the lines of a history, each with its turn; the log says how many are left out as no turns at all."""
+    found = []
+    for line in lines:
+        try:
+            found.append((line, decode(line)))
+        except ValueError:
+            continue
+    if num_lost := len(lines) - len(found):
+        log.warning("turns not readable, left out", conversation=str(conversation), number=num_lost)
+    return found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from personas.conversation import Conversation, Role, Turn
 from personas.persona import GenerationSettings
-from personas.store import ChannelSettings, ConversationStore
+from personas.store import ChannelSettings, ConversationStore, history_key
 
 ROOM = Conversation("discord", "42")
 THREAD = Conversation("discord", "42", "7")
@@ -25,6 +26,22 @@ def test_turns_come_back_as_they_were_in_order(store: ConversationStore) -> None
         store.append(ROOM, turn)
     assert store.history(ROOM) == turns
     assert store.history(ROOM, limit=1) == turns[1:]
+
+
+@pytest.mark.parametrize(
+    "line", ['{"role": "user", "text": "my secret', "null", "[]", "{}", '{"role": "user", "text": 7}']
+)
+def test_a_turn_that_cannot_be_read_is_left_out_with_a_warning_that_does_not_quote_it(
+    store: ConversationStore, redis_client: redis.Redis, line: str
+) -> None:
+    store.append(ROOM, GREETING)
+    redis_client.rpush(history_key(ROOM), line)
+    store.append(ROOM, GREETING)
+    with capture_logs() as logged:
+        assert store.history(ROOM) == [GREETING, GREETING]
+    [warning] = logged
+    assert (warning["log_level"], warning["conversation"], warning["number"]) == ("warning", str(ROOM), 1)
+    assert line not in repr(warning)
 
 
 def test_new_persona_starts_with_its_greeting_and_nothing_else(store: ConversationStore) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Final, cast
 import redis
 
 from personas.conversation import Conversation, Role, Turn
-from personas.store import MAX_TURNS, REPLY_MARK, TURNS_AFTER_CUT, decode_turn, encode_turn
+from personas.store import MAX_TURNS, REPLY_MARK, TURNS_AFTER_CUT, decode_turn, encode_turn, readable_turns
 from worker.queue import keys, scripts
 from worker.queue.message import EntryKind, Kind, Message, OutboxEntry, Submitted, Taken
 from worker.queue.task import reply_task
@@ -166,15 +166,14 @@ def _taken(conversation: Conversation, status: str, *rest: Any) -> Taken | None:
     fence, num_deaths, pending, history, *settings = rest
     own, of_place = (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in settings)
     messages = tuple(Message.from_json(conversation, line.split(" ", 1)[1]) for line in pending)
-    turns = [_cached_turn(line) for line in history]
+    said = readable_turns(conversation, history, _cached_turn)
     replaced_line = ""
-    if messages[-1].kind == Kind.REGENERATE and turns and turns[-1].role == Role.BOT:
-        replaced_line = history[-1]
-        turns.pop()
+    if messages[-1].kind == Kind.REGENERATE and said and said[-1][1].role == Role.BOT:
+        replaced_line, _ = said.pop()
     return Taken(
         conversation,
         int(fence),
-        tuple(turns),
+        tuple(turn for _, turn in said),
         messages,
         (of_place, own),
         int(num_deaths),

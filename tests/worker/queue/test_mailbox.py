@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from personas.conversation import Conversation, Role, Turn
-from personas.store import MAX_TURNS, TURNS_AFTER_CUT, ConversationStore
+from personas.store import MAX_TURNS, TURNS_AFTER_CUT, ConversationStore, history_key
 from tests.helpers.answering import arguments
 from worker.queue import keys
 from worker.queue.mailbox import Mailbox
@@ -208,6 +209,30 @@ def test_regenerate_is_never_joined_with_what_is_said_around_it(mailbox: Mailbox
     assert second is not None
     assert (taken.kind, second.kind) == (Kind.SAY, Kind.REGENERATE)
     assert texts(mailbox.finish(second, reply("yes", EntryKind.REGENERATED)).next) == ["one", "yes", "two"]
+
+
+def test_a_turn_that_cannot_be_read_is_left_out_of_what_a_worker_takes(
+    mailbox: Mailbox, store: ConversationStore, redis_client: redis.Redis
+) -> None:
+    redis_client.rpush(history_key(ROOM), '{"role": "user", "text": "my secret')
+    with capture_logs() as logged:
+        first = take_all(mailbox, say("one"), say("two", author="bob"))
+        second = mailbox.finish(first, reply("ok")).next
+    assert (texts(first), texts(second)) == (["one"], ["one", "ok", "two"])
+    assert [(entry["log_level"], entry["conversation"]) for entry in logged] == [("warning", str(ROOM))] * 2
+    assert "secret" not in repr(logged)
+    assert second is not None
+    mailbox.finish(second, reply("fine"))
+    assert [turn.text for turn in store.history(ROOM)] == ["one", "ok", "two", "fine"]
+
+
+def test_a_reply_that_cannot_be_read_is_not_taken_for_the_one_to_replace(
+    mailbox: Mailbox, redis_client: redis.Redis
+) -> None:
+    mailbox.finish(take_all(mailbox, say("hi")), reply("hello"))
+    redis_client.lset(history_key(ROOM), -1, "{")
+    taken = take_all(mailbox, say("", kind=Kind.REGENERATE))
+    assert (texts(taken), taken.replaced) == (["hi"], None)
 
 
 def test_reset_drops_the_reply_under_way_and_what_waits(mailbox: Mailbox, store: ConversationStore) -> None:
