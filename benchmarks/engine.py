@@ -3,6 +3,7 @@
     python -m benchmarks.engine                          the shipped default model against `generate` one at a time
     python -m benchmarks.engine --quick --json           under a minute; one JSON object
     python -m benchmarks.engine --shape gpt2 --peers     GPT-2 124M with random weights; batches, too
+    python -m benchmarks.engine --shape gpt2-medium --concurrency 1 16 64 256 --peers     on a GPU
     python -m benchmarks.engine --shape gpt2 --vllm-python /path/to/python    and vLLM from an environment of its own
 
 Conversations send their next message when they have read the reply. A conversation's prompts grow from turn to turn;
@@ -62,15 +63,17 @@ SHAPES = {
 
 
 def subject_for(model: str, shape: str | None) -> Subject:
-    """Load `model` in float32, or make one of `shape`."""
+    """Load `model`, or make one of `shape`: in float32 on a CPU, else in the format that the device computes with."""
+    device, _ = choose_device()
+    dtype = "float32" if device.type == "cpu" else "auto"
     if shape is None:
-        loaded = load_model(model, dtype="float32")
+        loaded = load_model(model, dtype=dtype)
         stop_ids, banned_ids = loaded.layout.stop_ids, loaded.banned_ids
         allowed = [i for i in range(loaded.layout.vocabulary_size) if i not in banned_ids | stop_ids]
         return Subject(loaded.model, f"{loaded.name}@{loaded.digest}", loaded.window, allowed, stop_ids, banned_ids)
     torch.manual_seed(0)
     random = GPT2LMHeadModel(GPT2Config(**SHAPES[shape])).eval().requires_grad_(False)
-    random.to(choose_device()[0])  # type: ignore[arg-type]
+    random.to(device, choose_dtype(device, dtype)[0])  # type: ignore[arg-type]
     return Subject(random, f"{shape} shape, random weights", 1024, range(50256), frozenset({50256}), frozenset())
 
 
@@ -109,7 +112,7 @@ class Bench:
     @contextmanager
     def ours(self, dtype: str) -> Iterator[None]:
         """Start our engine with weights in `dtype`."""
-        before = psutil.Process().memory_info().rss
+        before = memory_bytes(self.subject.model.device)
         engine = Engine(
             self.subject.model,
             stop_ids=self.subject.stop_ids,
@@ -121,7 +124,7 @@ class Bench:
         )
         with engine:
             self.add(f"{OURS} {dtype}", play_ours(engine))
-            self.memory_bytes[f"{OURS} {dtype}"] = psutil.Process().memory_info().rss - before
+            self.memory_bytes[f"{OURS} {dtype}"] = memory_bytes(self.subject.model.device) - before
             yield
 
     @contextmanager
@@ -187,7 +190,7 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
     return {
         "model": subject.name,
         "num_parameters": sum(p.numel() for p in subject.model.parameters()),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine(subject.model.device),
         "num_rounds": flags.rounds,
         "num_turns": flags.turns,
         "engines": {
@@ -209,10 +212,19 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
 def limits_of(subject: Subject, dtype: str, concurrencies: list[int]) -> dict[str, float]:
     """The tokens per second of the products alone at each concurrency, and of reading the weights once per token."""
     own = DTYPES[dtype]
-    if subject.model.device.type != "cpu":
-        return {}
     limits = {str(n): products_tokens_per_s(subject.model, own, n) for n in concurrencies}
-    return limits | {"bandwidth": read_bytes_per_s() / weight_bytes(subject.model, own)}
+    return limits | {"bandwidth": read_bytes_per_s(subject.model.device) / weight_bytes(subject.model, own)}
+
+
+def memory_bytes(device: torch.device) -> int:
+    """What this process holds where the model is."""
+    return psutil.Process().memory_info().rss if device.type == "cpu" else torch.accelerator.memory_reserved(device)
+
+
+def machine(device: torch.device) -> str:
+    """What the figures were measured on."""
+    name = f"{torch.get_num_threads()} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {name}, torch {torch.__version__}"
 
 
 def show(result: dict[str, Any]) -> None:
@@ -235,6 +247,10 @@ def show(result: dict[str, Any]) -> None:
     console = Console()
     console = Console(width=max(console.width, 120))
     console.print(table)
+    for name, limits in result["limits"].items():
+        if "1" in engines[name]:
+            share = engines[name]["1"]["tokens_per_s"] / limits["bandwidth"]
+            console.print(f"{name}: at one conversation {share:.0%} of what reading the weights once a token allows")
     for name, size in result["memory_bytes"].items():
         console.print(f"memory of {name}: {size / 2**20:,.0f} MiB")
 

@@ -19,13 +19,13 @@ READ_BYTES = 1 << 29
 def products_tokens_per_s(model: PreTrainedModel, dtype: torch.dtype, batch_size: int) -> float:
     """Tokens per second if a step of `batch_size` sequences were its packed products and nothing else."""
     linears = [(pack(weight, dtype=dtype), weight.shape[1]) for weight in matrices(model)]
-    rows = {width: torch.randn(batch_size, width) for _, width in linears}
+    rows = {width: torch.randn(batch_size, width, device=model.device) for _, width in linears}
 
     def step() -> None:
         for linear, width in linears:
             linear(rows[width])
 
-    return batch_size / median_s(step)
+    return batch_size / median_s(step, model.device)
 
 
 def weight_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
@@ -33,10 +33,10 @@ def weight_bytes(model: PreTrainedModel, dtype: torch.dtype) -> int:
     return sum(weight.numel() for weight in matrices(model)) * dtype.itemsize
 
 
-def read_bytes_per_s() -> float:
-    """How fast memory is read."""
-    memory = torch.ones(READ_BYTES // 4)
-    return READ_BYTES / median_s(lambda: memory.sum())
+def read_bytes_per_s(device: torch.device) -> float:
+    """How fast the device's memory is read."""
+    memory = torch.ones(READ_BYTES // 4, device=device)
+    return READ_BYTES / median_s(memory.sum, device)
 
 
 def matrices(model: PreTrainedModel) -> list[torch.Tensor]:
@@ -49,12 +49,19 @@ def matrices(model: PreTrainedModel) -> list[torch.Tensor]:
 
 
 @torch.inference_mode()
-def median_s(compute: Callable[[], object]) -> float:
-    """The median time of `compute`, in seconds, after one run to warm up."""
+def median_s(compute: Callable[[], object], device: torch.device) -> float:
+    """The median time until `device` has done what `compute` asks it to, in seconds, after one run to warm up."""
+
+    def wait() -> None:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
     compute()
     times = []
     for _ in range(NUM_REPEATS):
+        wait()
         started = time.perf_counter()
         compute()
+        wait()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
