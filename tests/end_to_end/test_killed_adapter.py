@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from personas.conversation import Conversation
-from tests.helpers.adapter_process import adapter_process, kill, start_adapter
+from tests.helpers.adapter_process import adapter_process, kill
 from tests.helpers.telegram_server import TOKEN, TelegramServer
 from tests.helpers.telegram_world import Refused
 from tests.helpers.worker_process import worker_process
@@ -34,10 +34,10 @@ async def test_a_reply_made_while_the_adapter_was_dead_arrives_once_after_its_re
     ann = server.user("Ann")
     chat = server.private_chat(ann)
     where = Conversation("telegram", str(chat.id))
-    process = start_adapter("telegram", home, **settings(redis_server, server))
-    await server.say(chat, ann, "Will you answer me?")
-    await server.until(lambda: redis_client.llen(f"mailbox:{where}") == 1)
-    kill(process)
+    with adapter_process("telegram", home, **settings(redis_server, server)) as process:
+        await server.say(chat, ann, "Will you answer me?")
+        await server.until(lambda: redis_client.llen(f"mailbox:{where}") == 1)
+        kill(process)
     with worker_process(redis_server, model):
         await server.until(lambda: redis_client.xlen("outbox:telegram") == 1)
         started = time.monotonic()
@@ -55,23 +55,23 @@ async def test_an_adapter_killed_while_it_sends_sends_the_rest_after_its_restart
 ) -> None:
     ann = server.user("Ann")
     chat = server.private_chat(ann)
-    process = start_adapter("telegram", home, **settings(redis_server, server))
+    with adapter_process("telegram", home, **settings(redis_server, server)) as process:
 
-    def die(method: str, _parameters: object) -> None:
-        if method == "sendMessage" and process.poll() is None:
-            kill(process)
-            raise Refused(502, "Bad Gateway")  # the connection broke before the server acted
+        def die(method: str, _parameters: object) -> None:
+            if method == "sendMessage" and process.poll() is None:
+                kill(process)
+                raise Refused(502, "Bad Gateway")  # the connection broke before the server acted
 
-    server.on_call(die)
-    with worker_process(redis_server, model):
-        await server.say(chat, ann, "Will you answer me?")
-        await server.until(lambda: process.poll() is not None)
-        assert server.texts(chat) == []
-        started = time.monotonic()
-        with adapter_process("telegram", home, **settings(redis_server, server)):
-            await server.until(lambda: server.texts(chat))
-            assert time.monotonic() - started < MAX_AFTER_RESTART_S
-            await server.until(lambda: redis_client.xlen("outbox:telegram") == 0)
+        server.on_call(die)
+        with worker_process(redis_server, model):
+            await server.say(chat, ann, "Will you answer me?")
+            await server.until(lambda: process.poll() is not None)
+            assert server.texts(chat) == []
+            started = time.monotonic()
+            with adapter_process("telegram", home, **settings(redis_server, server)):
+                await server.until(lambda: server.texts(chat))
+                assert time.monotonic() - started < MAX_AFTER_RESTART_S
+                await server.until(lambda: redis_client.xlen("outbox:telegram") == 0)
     assert len(server.texts(chat)) == 1
 
 
@@ -81,9 +81,9 @@ async def test_an_update_that_the_dead_adapter_had_not_confirmed_is_not_lost(
     ann = server.user("Ann")
     chat = server.private_chat(ann)
     await server.say(chat, ann, "Will you answer me?")
-    process = start_adapter("telegram", home, **settings(redis_server, server))
-    await server.until(lambda: server.called("getUpdates"))
-    kill(process)
+    with adapter_process("telegram", home, **settings(redis_server, server)) as process:
+        await server.until(lambda: server.called("getUpdates"))
+        kill(process)
     with (
         worker_process(redis_server, model),
         adapter_process("telegram", home, **settings(redis_server, server)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import redis
 
 from personas.conversation import Conversation
-from tests.helpers.adapter_process import adapter_process, kill, start_adapter
+from tests.helpers.adapter_process import adapter_process, kill
 from tests.helpers.discord_server import TOKEN, DiscordServer
 from tests.helpers.discord_world import BOT_ID, Refused
 from tests.helpers.worker_process import worker_process
@@ -23,22 +23,22 @@ async def test_a_reply_survives_adapters_killed_before_and_while_it_is_sent(
         settings = {"REDIS_URL": redis_server, "DISCORD_TOKEN": TOKEN, "PERSONABOT_DISCORD_API": server.url}
         ann, channel = server.user("Ann"), server.channel("general")
         where = Conversation("discord", channel)
-        process = start_adapter("discord", home, **settings)
-        await server.until(lambda: server.identified, 60)
-        await server.say(channel, ann, f"<@{BOT_ID}> Will you answer me?")
-        await server.until(lambda: redis_client.llen(f"mailbox:{where}") == 1, 60)
-        kill(process)
+        with adapter_process("discord", home, **settings) as process:
+            await server.until(lambda: server.identified, 60)
+            await server.say(channel, ann, f"<@{BOT_ID}> Will you answer me?")
+            await server.until(lambda: redis_client.llen(f"mailbox:{where}") == 1, 60)
+            kill(process)
         with worker_process(redis_server, model):
             await server.until(lambda: redis_client.xlen("outbox:discord") == 1, 60)
-            process = start_adapter("discord", home, **settings)
+            with adapter_process("discord", home, **settings) as dying:
 
-            def die(_message: dict[str, object]) -> None:
-                if process.poll() is None:
-                    kill(process)
-                    raise Refused(500)  # the message stands, but nobody is left to hear of it
+                def die(_message: dict[str, object]) -> None:
+                    if dying.poll() is None:
+                        kill(dying)
+                        raise Refused(500)  # the message stands, but nobody is left to hear of it
 
-            server.after_create = die
-            await server.until(lambda: process.poll() is not None, 60)
+                server.after_create = die
+                await server.until(lambda: dying.poll() is not None, 60)
             started = time.monotonic()
             with adapter_process("discord", home, **settings):
                 await server.until(lambda: redis_client.xlen("outbox:discord") == 0, 60)
