@@ -57,7 +57,8 @@ async def confirm(services: Services, caller: Caller, arguments: Mapping[str, st
     """Queue a job whose dry run was shown."""
     workshop, job_id = services.workshop, arguments["job"].strip()
     if not await in_thread(workshop.jobs.confirm, job_id, caller.user):
-        return _no("That job waits for no confirmation (any more).")
+        job = await in_thread(workshop.jobs.get, job_id)
+        return _no("\n".join(["That job waits for no confirmation (any more).", *([line_of(job)] if job else [])]))
     await in_thread(workshop.wake)
     return await _shown(workshop, job_id)
 

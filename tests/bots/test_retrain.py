@@ -17,6 +17,7 @@ from bots.workshop import is_data_file, safe_name
 from personas.conversation import Conversation
 from tests.helpers.bare_checkpoint import bare_checkpoint
 from worker.queue.job import Job, State
+from worker.queue.jobs import Jobs
 
 HERE = Conversation("discord", "42")
 ADMIN = Caller(HERE, "7", "Ann", is_group=True)
@@ -161,6 +162,19 @@ async def test_a_job_is_shown_listed_and_cancelled(shop: Services) -> None:
     assert f"{job.id}  ada: checking" in (await say(shop, "retrain list")).text
     assert "Cancelled by Ann." in (await say(shop, f"retrain cancel {job.id}")).text
     assert "ada: cancelled (by Ann)" in (await say(shop, "retrain list")).text
+
+
+async def test_who_confirms_a_proposal_too_late_hears_why_nothing_starts(shop: Services) -> None:
+    await say(shop, "retrain start ada data=ada.jsonl")
+    jobs = shop.workshop.jobs
+    checked = jobs.claim("check")
+    assert checked is not None
+    jobs.move(checked, State.PROPOSED, report={"dialogues": 40})
+    Jobs(jobs.redis, proposal_s=0).lapse()
+    answer = await say(shop, f"retrain confirm {checked.id}")
+    assert "waits for no confirmation" in answer.text
+    assert f"{checked.id}  ada: cancelled (after a day without a confirmation)" in answer.text
+    assert answer.is_private
 
 
 async def test_help_says_what_training_data_are_not(shop: Services) -> None:

@@ -1,6 +1,6 @@
 """The atomic steps of a job's record, in Lua. Times are the server's, in milliseconds.
 
-job:{id}              hash: see `job.Job.from_record`; besides: worker, device, beat_until
+job:{id}              hash: see `job.Job.from_record`; besides: worker, device, beat_until, proposed_at
 jobs                  sorted set: every job, by the time it was ordered
 jobs:open             sorted set: jobs that are not over, in the order in which they are to be trained
 jobs:counter          counter behind that order
@@ -25,6 +25,17 @@ local function close(id)
   redis.call('ZREM', 'jobs:open', id)
   redis.call('EXPIRE', 'job:' .. id, 90 * 24 * 3600)
   redis.call('EXPIRE', 'job:' .. id .. ':curve', 90 * 24 * 3600)
+end
+
+-- A proposal that stood longer than `most` ms is over, whoever notices it first; say whether it was one.
+local function lapse(id, most, reason)
+  if field(id, 'state') ~= 'proposed' then return false end
+  -- A record of an earlier version says only when it was ordered.
+  local since = tonumber(field(id, 'proposed_at')) or tonumber(field(id, 'created_at')) * 1000
+  if since + most > now() then return false end
+  redis.call('HSET', 'job:' .. id, 'state', 'cancelled', 'reason', reason)
+  close(id)
+  return true
 end
 """
 
@@ -96,6 +107,7 @@ if state ~= 'training' and state ~= 'judging' then
   redis.call('HSET', 'job:' .. id, 'beat_until', 0)
   if redis.call('GET', device) == id then redis.call('DEL', device) end
 end
+if state == 'proposed' then redis.call('HSET', 'job:' .. id, 'proposed_at', now()) end
 local ends = { promoted = 1, refused = 1, failed = 1, cancelled = 1, compared = 1 }
 if ends[state] then close(id) end
 return 1
@@ -114,14 +126,27 @@ return 1
 """
 )
 
-# ARGV id, by whom; returns 1 if it waits to be trained now
+# ARGV id, by whom, how long a proposal stands in ms, what is said of one that lapsed; returns 1 if it waits to be
+# trained now
 CONFIRM: Final = (
     _COMMON
     + """
-if field(ARGV[1], 'state') ~= 'proposed' then return 0 end
+if lapse(ARGV[1], tonumber(ARGV[3]), ARGV[4]) or field(ARGV[1], 'state') ~= 'proposed' then return 0 end
 redis.call('HSET', 'job:' .. ARGV[1], 'state', 'queued', 'confirmed_by', ARGV[2], 'num_claims', 0, 'beat_until', 0)
 redis.call('ZADD', 'jobs:open', redis.call('INCR', 'jobs:counter'), ARGV[1])
 return 1
+"""
+)
+
+# ARGV how long a proposal stands in ms, what is said of one that lapsed; returns the ids of those that did
+LAPSE: Final = (
+    _COMMON
+    + """
+local lapsed = {}
+for _, id in ipairs(redis.call('ZRANGE', 'jobs:open', 0, -1)) do
+  if lapse(id, tonumber(ARGV[1]), ARGV[2]) then lapsed[#lapsed + 1] = id end
+end
+return lapsed
 """
 )
 

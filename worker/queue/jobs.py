@@ -4,8 +4,9 @@ Owns the order of jobs, one at a time per device, and who may write into a recor
 fence that the job is still its own. Knows nothing of training.
 
 A job's life: `submit` (checking) - dry run, `move` (proposed) - `confirm` (queued) - `claim` (training) - `move`
-(judging, then promoted, refused, failed or cancelled). A worker that shows no sign of life for a lease loses the job; a
-worker of the same data folder and device takes it up where it was left.
+(judging, then promoted, refused, failed or cancelled). What nobody confirms within a day is cancelled. A worker that
+shows no sign of life for a lease loses the job; a worker of the same data folder and device takes it up where it was
+left.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from worker.queue import job_scripts as scripts
 from worker.queue.job import Job, Order, Progress, State, encode
 
 LEASE_S: Final = 12.0
+PROPOSAL_S: Final = 24 * 3600.0
+LAPSED: Final = "after a day without a confirmation"
 NUM_LISTED: Final = 10
 
 
@@ -30,17 +33,27 @@ class JobLost(Exception):
 class Jobs:
     """All jobs of one Redis, as an adapter or a training worker sees them."""
 
-    def __init__(self, client: redis.Redis, *, worker: str = "", device: str = "", lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        *,
+        worker: str = "",
+        device: str = "",
+        lease_s: float = LEASE_S,
+        proposal_s: float = PROPOSAL_S,
+    ) -> None:
         self.redis = client
         self._worker = worker
         self._device = device
         self._lease_ms = int(lease_s * 1000)
+        self._proposal = [int(proposal_s * 1000), LAPSED]
         self._submit = client.register_script(scripts.SUBMIT)
         self._claim = client.register_script(scripts.CLAIM)
         self._beat = client.register_script(scripts.BEAT)
         self._move = client.register_script(scripts.MOVE)
         self._release = client.register_script(scripts.RELEASE)
         self._confirm = client.register_script(scripts.CONFIRM)
+        self._lapse = client.register_script(scripts.LAPSE)
         self._cancel = client.register_script(scripts.CANCEL)
 
     # --- for adapters ---
@@ -68,7 +81,7 @@ class Jobs:
 
     def confirm(self, job_id: str, by: str) -> bool:
         """Queue a job whose dry run was shown; False if it waits for no confirmation (any more)."""
-        return bool(self._confirm(args=[job_id, by]))
+        return bool(self._confirm(args=[job_id, by, *self._proposal]))
 
     def cancel(self, job_id: str, reason: str) -> State | None:
         """End a job, now or with its worker's next heartbeat; return its state, None if there is nothing to end."""
@@ -112,6 +125,10 @@ class Jobs:
         words = [word for pair in {"state": str(state), **told}.items() for word in pair]
         if not self._move(args=[job.id, job.fence, self._device, *words]):
             raise JobLost(job.id)
+
+    def lapse(self) -> list[str]:
+        """Cancel the jobs that nobody confirmed in time, and return their ids."""
+        return cast("list[str]", self._lapse(args=self._proposal))
 
     def release(self, job: Job) -> None:
         """Let go of an unfinished job: the next worker to look goes on with it."""

@@ -93,6 +93,32 @@ def test_a_proposal_can_be_turned_down_at_once(jobs: Jobs) -> None:
     assert not jobs.confirm(job_id, "discord:7")
 
 
+def test_a_proposal_that_nobody_confirms_in_time_ends_by_itself(redis_client: redis.Redis, jobs: Jobs) -> None:
+    job_id = jobs.submit(order()).id
+    checked = jobs.claim("check")
+    assert checked is not None
+    assert Jobs(redis_client, proposal_s=0).lapse() == []  # nothing is proposed yet
+    jobs.move(checked, State.PROPOSED)
+    assert jobs.lapse() == []
+    assert Jobs(redis_client, proposal_s=0).lapse() == [job_id]
+    ended = jobs.get(job_id)
+    assert ended is not None
+    assert (ended.state, ended.reason) == (State.CANCELLED, "after a day without a confirmation")
+    assert jobs.open() == []
+    assert jobs.lapse() == []
+
+
+def test_a_confirmation_that_comes_too_late_ends_the_proposal_instead(redis_client: redis.Redis, jobs: Jobs) -> None:
+    in_time, too_late = jobs.submit(order()).id, jobs.submit(order()).id
+    while checked := jobs.claim("check"):
+        jobs.move(checked, State.PROPOSED)
+    assert not Jobs(redis_client, proposal_s=0).confirm(too_late, "discord:7")
+    assert jobs.confirm(in_time, "discord:7")
+    assert not jobs.confirm(too_late, "discord:7")
+    assert Jobs(redis_client, proposal_s=0).lapse() == []
+    assert [job.state for job in jobs.newest()] == [State.CANCELLED, State.QUEUED]
+
+
 def test_a_job_whose_worker_is_silent_goes_to_a_worker_of_the_same_device(redis_client: redis.Redis) -> None:
     mayfly = Jobs(redis_client, worker="one", device="here", lease_s=0.01)
     job_id = queued(mayfly)
