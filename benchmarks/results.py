@@ -41,12 +41,26 @@ class Model:
     path: str
     title: str
     is_also_without: bool = False  # also ranked and answered without any persona
+    is_also_revised: bool = True
+    made_by: str = ""  # the command, for a checkpoint that is not in the repository; without its folder it has no row
 
 
 MODELS = (
     Model("models/starter", "(a) starter, from scratch"),
     Model("smollm2-135m-instruct", "(b) SmolLM2-135M-Instruct, zero-shot"),
     Model("models/smollm2-persona", "(c) the same, fine-tuned with LoRA", is_also_without=True),
+    Model(
+        "runs/first-loss/checkpoint",
+        "(e) starter, 2 M tokens more, without the second loss",
+        is_also_revised=False,
+        made_by="personabot train --config trainer/recipes/second_loss.toml --num-candidates 1 --out runs/first-loss",
+    ),
+    Model(
+        "runs/second-loss/checkpoint",
+        "(e) the same with it",
+        is_also_revised=False,
+        made_by="personabot train --config trainer/recipes/second_loss.toml --out runs/second-loss",
+    ),
 )
 # Reported by their authors or the competition; sources in the page.
 PUBLISHED = (
@@ -62,6 +76,8 @@ def measure(model: Model, number: int, num_ranked: int) -> Iterator[tuple[str, d
     """Yield a model's figures row by row: under each version of the personas, and under none."""
     loaded = load_model(model.path)
     for name, file in PERSONAS.items():
+        if name == "revised" and not model.is_also_revised:
+            continue
         dialogues = list(read_dialogues(DATA / file))
         yield name, measure_row(Measurements(loaded), dialogues, number, num_ranked, is_swapped=True)
         if name == "original" and model.is_also_without:
@@ -163,6 +179,9 @@ def main() -> None:
     configure_logging(load_settings(log_level="warning"))
     rows: list[Row] = []
     for model in MODELS:
+        if model.made_by and not Path(model.path).is_dir():
+            Console(stderr=True).print(f"left out, since {model.path} is not there: {model.title}. {model.made_by}")
+            continue
         for name, figures in measure(model, flags.dialogues, flags.rank_dialogues):
             row = Row(model, name, figures, command(model, name, flags.dialogues, flags.rank_dialogues))
             rows.append(row)

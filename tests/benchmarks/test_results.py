@@ -37,3 +37,12 @@ def test_each_way_of_ranking_is_shown_behind_a_slash() -> None:
     figures = {"ppl_word": 20.0, "bpb": 1.0, "rank": ranked, "replies": {"greedy": shares, "sampled": shares}}
     cells = "20.00 | 1.000 | 25.0 / 75.0 / 50.0 | 0.400 / 0.800 / 0.600 | 10.0 | 10.0 | – | –"
     assert Row(MODEL, "none", figures, "").cells == cells
+
+
+def test_a_checkpoint_that_is_not_shipped_comes_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    loaded = load_model(str(tiny_checkpoint(tmp_path / "tiny", max_new_tokens=3)), device="cpu", dtype="float32")
+    figures = measure_row(Measurements(loaded), dialogues(), 2, 1, is_swapped=True)
+    own = Model("runs/tiny/checkpoint", "(y) own", made_by="personabot train --config own.toml")
+    shown = page([Row(MODEL, "original", figures, ""), Row(own, "original", figures, "")], 2, 1)
+    assert "(y) own: the checkpoint is made by `personabot train --config own.toml`." in shown
+    assert "(z) tiny: the checkpoint" not in shown
