@@ -1,7 +1,8 @@
 """Keeps people informed of jobs: one message for each, edited as the job goes on, and the figures at its end.
 
-What is told comes from the job's record and which message shows it is part of that record, so that an adapter that was
-restarted goes on with the same message. Looking at a pace that the platform stands makes every edit a coalesced one.
+What is told comes from the job's record, and which message shows it and what was told is on record as well, so that an
+adapter that was restarted goes on with the same message. Looking at a pace that the platform stands makes every edit a
+coalesced one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Watch:
         self._name = name
         self._every_s = every_s
         self._told: dict[str, tuple[str, Rows]] = {}
-        self._heard_until = time.time()
+        self._began_at = time.time()
 
     async def run(self) -> None:
         """Look and tell, for ever."""
@@ -60,7 +61,8 @@ class Watch:
 
     async def _tell_of_failures(self) -> None:
         """Say where a model was ordered that a worker could not load it; one that a platform is too busy for, later."""
-        errors = [each for each in await in_thread(load_errors, self._jobs.redis) if each.at > self._heard_until]
+        heard_until = await in_thread(self._jobs.heard_until, self._name, self._began_at)
+        errors = [each for each in await in_thread(load_errors, self._jobs.redis) if each.at > heard_until]
         if not errors:
             return
         newest = await in_thread(self._jobs.newest)
@@ -76,7 +78,7 @@ class Watch:
                     return
                 except (Moved, Undeliverable) as gone:
                     log.warning("nobody to tell of a model that was not loaded", job=job.id, error=str(gone))
-            self._heard_until = error.at
+            await in_thread(self._jobs.set_heard_until, self._name, error.at)
 
     async def _tell_safely(self, job: Job, where: Conversation) -> None:
         try:

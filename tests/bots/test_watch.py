@@ -152,6 +152,21 @@ async def test_who_ordered_a_model_hears_once_that_a_worker_could_not_load_it(
     ]
 
 
+async def test_an_adapter_that_was_away_tells_once_what_could_not_be_loaded_meanwhile(
+    services: Services, paper: Paper, jobs: Jobs
+) -> None:
+    job = training(jobs)
+    jobs.move(job, State.PROMOTED, result=RESULT)
+    board = RedisBoard(jobs.redis, "one:7")
+    board.failed("ada", "before anybody watched")
+    await watch(services, paper).look()
+    before = len(paper.sent)
+    board.failed("ada", "the disk is full")
+    for _ in range(2):
+        await watch(services, paper).look()
+    assert told(paper)[before:] == ["one:7 could not load ada: the disk is full. What spoke before goes on."]
+
+
 async def test_a_message_that_is_gone_is_sent_anew_and_a_busy_platform_hears_of_it_later(
     services: Services, paper: Paper, jobs: Jobs
 ) -> None:

@@ -4,6 +4,8 @@ job:{id}              hash: see `job.Job.from_record`; besides: worker, device, 
 jobs                  sorted set: every job, by the time it was ordered
 jobs:open             sorted set: jobs that are not over, in the order in which they are to be trained
 jobs:counter          counter behind that order
+jobs:shown:{platform} set: the jobs that the platform's adapter keeps people informed of
+jobs:heard:{platform} string: until when its people were told of models that could not be loaded
 device:{device}       string: the job that trains on the device; gone when its worker shows no sign of life
 """
 
@@ -11,7 +13,9 @@ from __future__ import annotations
 
 from typing import Final
 
-_COMMON: Final = """
+KEPT_S: Final = 90 * 24 * 3600  # how long the record of a job that is over stays
+
+_COMMON: Final = f"""
 local function now()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -23,8 +27,8 @@ local function is_lapsed(id) return (tonumber(field(id, 'beat_until')) or 0) < n
 
 local function close(id)
   redis.call('ZREM', 'jobs:open', id)
-  redis.call('EXPIRE', 'job:' .. id, 90 * 24 * 3600)
-  redis.call('EXPIRE', 'job:' .. id .. ':curve', 90 * 24 * 3600)
+  redis.call('EXPIRE', 'job:' .. id, {KEPT_S})
+  redis.call('EXPIRE', 'job:' .. id .. ':curve', {KEPT_S})
 end
 
 -- A proposal that stood longer than `most` ms is over, whoever notices it first; say whether it was one.

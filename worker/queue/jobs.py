@@ -46,7 +46,7 @@ class Jobs:
         self._worker = worker
         self._device = device
         self._lease_ms = int(lease_s * 1000)
-        self._proposal = [int(proposal_s * 1000), LAPSED]
+        self._proposal: list[int | str] = [int(proposal_s * 1000), LAPSED]
         self._submit = client.register_script(scripts.SUBMIT)
         self._claim = client.register_script(scripts.CLAIM)
         self._beat = client.register_script(scripts.BEAT)
@@ -103,6 +103,15 @@ class Jobs:
     def stop_showing(self, platform: str, job_id: str) -> None:
         """Say that everything about the job was told."""
         self.redis.srem(f"jobs:shown:{platform}", job_id)
+
+    def heard_until(self, platform: str, since: float) -> float:
+        """Return until when the platform's people heard of models not loaded, `since` at first (s since 1970)."""
+        self.redis.set(f"jobs:heard:{platform}", repr(since), nx=True)
+        return float(cast(str, self.redis.get(f"jobs:heard:{platform}")))
+
+    def set_heard_until(self, platform: str, at: float) -> None:
+        """Say that they heard of what happened until `at`."""
+        self.redis.set(f"jobs:heard:{platform}", repr(at))
 
     # --- for training workers ---
 
