@@ -26,7 +26,7 @@ def card(job: Job, num_ahead: int = 0) -> tuple[str, Rows]:
             ahead = f"{num_ahead} before it" if num_ahead else "it is next"
             return f"{_title(job)}\nQueued: {ahead}.", ((cancel,),)
         case State.TRAINING:
-            said = "Cancelling: saving what is there." if job.wants_cancel else _training(job.progress)
+            said = "Cancelling: it ends within a step." if job.wants_cancel else _training(job.progress)
             return f"{_title(job)}\n{said}{_curves(job)}", () if job.wants_cancel else ((cancel,),)
         case State.JUDGING:
             said = f"Trained ({job.progress.step} steps). Judging it against the present model."

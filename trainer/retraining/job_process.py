@@ -100,7 +100,7 @@ class JobProcess:
     def __init__(self, arguments: Sequence[str], folder: Path, budget: Budget) -> None:
         """Start the command; raises `StillRunning` as long as another child works in `folder`."""
         environment = os.environ | {"OMP_NUM_THREADS": str(budget.num_threads)}
-        with _only_child(folder) as lock, (folder / LOG_FILE).open("ab") as out:
+        with only_child(folder) as lock, (folder / LOG_FILE).open("ab") as out:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "personabot.child", *arguments],
                 stdin=subprocess.PIPE,
@@ -161,7 +161,7 @@ class JobProcess:
 
 
 @contextlib.contextmanager
-def _only_child(folder: Path) -> Iterator[tuple[int, ...]]:
+def only_child(folder: Path) -> Iterator[tuple[int, ...]]:
     """Yield the descriptor of a lock that the system lets go of when the last process that has it is dead."""
     if find_spec("fcntl") is None:
         yield ()

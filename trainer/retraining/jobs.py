@@ -1,7 +1,7 @@
 """The training worker: takes jobs in order, has them checked, trained and judged in child processes, one at a time.
 
 Owns the way of a job from its claim to its end, and what each way of failing means for it. What is trained is in
-`recipes` and `retraining`; who may work on what is in `worker.queue.jobs`.
+`recipes` and `retraining`; who may work on what is in `worker.queue.jobs`, what stays of a job in `retention`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from trainer.retraining.job_process import (
     free_disk,
     last_words,
 )
+from trainer.retraining.retention import clear
 from trainer.retraining.uploads import forget
 from worker.queue.connection import connect
-from worker.queue.job import Job, State
+from worker.queue.job import FOLDERS, Job, State
 from worker.queue.jobs import JobLost, Jobs
 
 log = structlog.get_logger(__name__)
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 POLL_S: Final = 0.2
 BEATS_PER_LEASE: Final = 6
+CLEAR_EVERY_S: Final = 60.0
 MAX_DEATHS: Final = 3  # of a child, or of the worker itself, before a job is given up
 KILLED: Final = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -72,10 +74,11 @@ class Foreman:
         self._jobs = Jobs(connect(url), worker=worker, device=device, lease_s=settings.lease_s)
         self._beat_s = settings.lease_s / BEATS_PER_LEASE
         self._stopping = threading.Event()
-        self._bells = {kind: threading.Event() for kind in ("check", "train")}
+        self._bells = {kind: threading.Event() for kind in ("check", "train", "clear")}
         self._threads = [
             threading.Thread(target=self._run, args=("check", self._check), name="checks"),
             threading.Thread(target=self._run, args=("train", self._train), name="trainings"),
+            threading.Thread(target=self._clear, name="clearing"),
         ]
 
     def __enter__(self) -> Self:
@@ -92,7 +95,7 @@ class Foreman:
             thread.join()
 
     def wake(self) -> None:
-        """Look for jobs now."""
+        """Look for jobs now, and for what they left."""
         for bell in self._bells.values():
             bell.set()
 
@@ -103,6 +106,16 @@ class Foreman:
                 self._do(work, job)
             else:
                 self._bells[kind].wait(self._beat_s)
+
+    def _clear(self) -> None:
+        """Clear away what nobody needs any more: at the start, after each job and now and then."""
+        while not self._stopping.is_set():
+            try:
+                clear(self._settings, self._jobs, now=time.time())
+            except (redis.RedisError, PersonabotError, OSError) as error:
+                log.warning("not cleared, trying again", error=repr(error))
+            self._bells["clear"].wait(CLEAR_EVERY_S)
+            self._bells["clear"].clear()
 
     def _claimed(self, kind: Literal["check", "train"]) -> Job | None:
         try:
@@ -119,6 +132,7 @@ class Foreman:
                 state, values = failure
                 self._move(job, state, **values)
             forget(self._settings.data_dir, job.order)
+            self._bells["clear"].set()
         except Interrupted:
             log.info("job interrupted", job=job.id)
             with contextlib.suppress(redis.RedisError):
@@ -243,7 +257,7 @@ class Foreman:
                     raise Interrupted from error
 
     def _folder_of(self, job: Job) -> Path:
-        folder = self._folder / "jobs" / job.id
+        folder = self._settings.data_dir / FOLDERS / job.id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

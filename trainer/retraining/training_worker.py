@@ -11,25 +11,17 @@ import os
 import signal
 import socket
 import sys
-import time
 import warnings
 from typing import Any
 
-import redis
-import structlog
 from celery import signals
 from celery.platforms import SecurityWarning
 
 from personas.logs import configure_logging
 from personas.settings import Settings
 from trainer.retraining.jobs import Foreman
-from trainer.retraining.uploads import forget_old
 from worker.queue.app import LOOK_TASK, TRAINING_QUEUE, make_app
-from worker.queue.connection import connect
-from worker.queue.jobs import Jobs
 from worker.queue.server import running_server
-
-log = structlog.get_logger(__name__)
 
 
 def run(settings: Settings) -> None:
@@ -43,7 +35,6 @@ def run(settings: Settings) -> None:
     warnings.filterwarnings("ignore", category=SecurityWarning)  # as in `worker.process`: only JSON is accepted
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until Celery takes it over
     with running_server(settings) as url, Foreman(settings, url) as foreman:
-        _clear_uploads(settings, url)
         app = make_app(url)
         app.conf.update(imports=(), task_acks_late=False)
         app.task(name=LOOK_TASK, ignore_result=True)(foreman.wake)
@@ -60,12 +51,3 @@ def run(settings: Settings) -> None:
         )
         worker.start()
     raise SystemExit(worker.exitcode or 0)
-
-
-def _clear_uploads(settings: Settings, url: str) -> None:
-    try:
-        orders = [job.order for job in Jobs(connect(url)).open()]
-    except redis.RedisError as error:
-        log.warning("uploads not cleared, the next start does it", error=repr(error))
-    else:
-        forget_old(settings.data_dir, orders, now=time.time())

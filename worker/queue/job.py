@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from personas.conversation import Conversation
 
 UPLOADS: Final = "uploads"  # the folder, below the data folder, in which attachments wait to be read
+FOLDERS: Final = "training/jobs"  # the one in which each job has a folder, named after its id
 
 
 class State(StrEnum):

@@ -113,8 +113,11 @@ def test_a_job_can_be_cancelled_before_and_while_it_trains(
             wait_until(lambda: state_of(jobs, job_id).progress.step > 0, "the run is under way")
         jobs.cancel(job_id, "by Ann")
         wait_until(lambda: state_of(jobs, job_id).state is State.CANCELLED, "the job has ended")
-        is_saved = (config.parent / "run" / "last").is_dir()
-        assert is_saved == (state == "training")
+        if state == "training":
+            wait_until(lambda: not (config.parent / "data").exists(), "what nobody needs is cleared away")
+            left = {path.name for path in (config.parent / "run").iterdir()}
+            assert left == {"env.json", "log.jsonl", "train.toml"}
+        assert (config.parent / "run").exists() == (state == "training")
     finally:
         worker.terminate()
         worker.wait(60)
