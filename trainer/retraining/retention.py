@@ -7,12 +7,16 @@ run's log, what trackers wrote), the dialogues in `data/`, and in `run/` weights
 - the registry has its own copy of the weights, but a version's `train.toml` names the dialogues, and `personabot train
   --base` mixes them in again (`trainer.continuing`): they stay as long as the version does;
 - a job that failed keeps everything, since its folder is all there is to look at, and to go on from by hand.
+
+An adapter is merged into its base for training (`starting_point`); the merged one is large, and made again when wanted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Iterable, Sequence
+import tomllib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -34,6 +38,8 @@ DIALOGUES: Final = ("data",)
 # All that `trainer.run_folder` writes in folders; those with a dot are what an interrupted step leaves.
 WEIGHTS: Final = ("run/last", "run/.last", "run/.old", "run/best", "run/.best", "run/checkpoint", "run/.checkpoint")
 EVERYTHING: Final = (".",)
+BASES: Final = "training/bases"  # where bases with an adapter merged in lie, by the adapter's digest
+BASE_IDLE_S: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,14 @@ def decide(folders: Iterable[JobFolder]) -> dict[str, tuple[str, ...]]:
     return {job_id: parts for job_id, parts in goes.items() if parts}
 
 
+def unused_bases(idle_s: Mapping[str, float], wanted: Collection[str]) -> list[str]:
+    """Return the merged bases that go: no job trains on them, and no dry run or judgement took them for a day.
+
+    A dry run says only at its end which base it `wanted`, but takes it at its beginning.
+    """
+    return [name for name, seconds in idle_s.items() if name not in wanted and seconds > BASE_IDLE_S]
+
+
 def _of_recent(folder: JobFolder, job: Job) -> tuple[str, ...]:
     if job.state is State.FAILED:
         return ()
@@ -78,8 +92,13 @@ def clear(settings: Settings, jobs: Jobs, *, now: float) -> None:
         log.info("job", job=job_id, state=str(State.CANCELLED), kind="not confirmed")
     forget_old(settings.data_dir, [job.order for job in jobs.open()], now=now)
     place = settings.data_dir / FOLDERS
-    for job_id, parts in decide(_folders(place, jobs, Registry.of(settings), now=now)).items():
+    goes = decide(_folders(place, jobs, Registry.of(settings), now=now))
+    for job_id, parts in goes.items():
         _delete(place / job_id, parts)
+    wanted = {_base_of(path) for path in place.glob("*") if path.name not in goes}
+    bases = {path.name: now - path.stat().st_mtime for path in (settings.data_dir / BASES).glob("*")}
+    for name in unused_bases(bases, wanted):
+        _delete_base(settings.data_dir / BASES / name)
 
 
 def _folders(place: Path, jobs: Jobs, registry: Registry, *, now: float) -> list[JobFolder]:
@@ -95,6 +114,24 @@ def _folders(place: Path, jobs: Jobs, registry: Registry, *, now: float) -> list
 
 def _touched_at(folder: Path) -> float:
     return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+
+
+def _base_of(folder: Path) -> str:
+    """Return the name of the folder that a job is trained from, "" before its dry run has said so."""
+    with contextlib.suppress(OSError, ValueError):  # not there, or being written
+        return Path(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8")).get("base", "")).name
+    return ""
+
+
+def _delete_base(path: Path) -> None:
+    gone = path.with_name(f".{path.name.lstrip('.')}")  # as one that was never finished, should anything interrupt us
+    try:
+        path.rename(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        log.warning("merged base not deleted", base=path.name, error=repr(error))
+    else:
+        log.info("merged base deleted", base=path.name)
 
 
 def _delete(folder: Path, parts: Sequence[str]) -> None:

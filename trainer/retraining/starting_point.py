@@ -7,6 +7,7 @@ so that it stays small and every voice can share that base.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from personas.registry import Registry
 from personas.settings import Settings
 from personas.voices import speaks_with
 from trainer.retraining.recipes import Base
+from trainer.retraining.retention import BASES
 from worker.bases import HUB_IDS
 from worker.engine.runner import model_window
 from worker.loading import find_model, load_model, plain_layout, resolve_model
@@ -55,7 +57,7 @@ def _ours(checkpoint: Checkpoint, reference: str, settings: Settings) -> tuple[B
     layout = load_layout(checkpoint.folder)
     folder = checkpoint.folder
     if checkpoint.kind == "adapter":
-        folder = merged_base(checkpoint, settings.data_dir / "training" / "bases" / checkpoint.digest)
+        folder = merged_base(checkpoint, settings.data_dir / BASES / checkpoint.digest)
     base = Base(
         reference,
         str(folder),
@@ -82,8 +84,12 @@ def _plain(name: str) -> tuple[Base, Layout]:
 
 
 def merged_base(checkpoint: Checkpoint, folder: Path) -> Path:
-    """Write the adapter `checkpoint` and its base as one plain model, whole or not at all; once per digest."""
+    """Write the adapter `checkpoint` and its base as one plain model, whole or not at all; one that is there is used.
+
+    When it was used last is the time of its folder: `retention` deletes it some time after.
+    """
     if (folder / "config.json").is_file():
+        os.utime(folder)
         return folder
     scratch = folder.with_name(f".{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)

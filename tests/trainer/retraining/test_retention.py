@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import redis
 
+from personas.checkpoint import read_checkpoint
 from personas.lineage import Lineage
 from personas.registry import Registry
 from personas.settings import Settings
 from tests.helpers.bare_checkpoint import bare_checkpoint
 from trainer.retraining.job_process import only_child
-from trainer.retraining.retention import DIALOGUES, EVERYTHING, MAX_ENDED, WEIGHTS, JobFolder, clear, decide
+from trainer.retraining.retention import (
+    BASE_IDLE_S,
+    BASES,
+    DIALOGUES,
+    EVERYTHING,
+    MAX_ENDED,
+    WEIGHTS,
+    JobFolder,
+    clear,
+    decide,
+    unused_bases,
+)
+from trainer.retraining.starting_point import merged_base
 from trainer.run_folder import RunFolder
 from worker.queue.job import ENDS, FOLDERS, Job, Order, State
 from worker.queue.job_scripts import KEPT_S
@@ -79,6 +94,11 @@ def test_weights_are_where_a_run_writes_them(tmp_path: Path) -> None:
     written = {f"run/{path.name}" for path in run.path.iterdir() if path.is_dir()}
     assert written == {"run/.best", "run/.checkpoint", "run/last"}
     assert written < set(WEIGHTS)
+
+
+def test_a_merged_base_goes_that_no_job_wants_and_nobody_took_for_a_day() -> None:
+    idle_s = {"wanted": BASE_IDLE_S + 1, "unwanted": BASE_IDLE_S + 1, "just taken": BASE_IDLE_S - 1}
+    assert unused_bases(idle_s, {"wanted", ""}) == ["unwanted"]
 
 
 @pytest.fixture
@@ -153,3 +173,29 @@ def test_folders_beyond_the_number_go_the_oldest_first(jobs: Jobs, settings: Set
     places = [moved(jobs, settings, State.PROPOSED, State.FAILED) for _ in range(MAX_ENDED + 2)]
     clear(settings, jobs, now=NOW)
     assert [place.exists() for place in places] == [False] * 2 + [True] * MAX_ENDED
+
+
+@pytest.mark.parametrize(("state", "stays"), [(State.JUDGING, True), (State.FAILED, True), (State.CANCELLED, False)])
+def test_a_merged_base_stays_as_long_as_a_job_is_trained_from_it(
+    jobs: Jobs, settings: Settings, state: State, stays: bool
+) -> None:
+    base = settings.data_dir / BASES / "1f2e3d4c5b6a"
+    base.mkdir(parents=True)
+    (base / "model.safetensors").write_text("weights")
+    place = moved(jobs, settings, State.PROPOSED, state)
+    (place / "config.toml").write_text(f'base = "{base}"')
+    clear(settings, jobs, now=time.time() + BASE_IDLE_S + 60)
+    assert [path.name for path in base.parent.iterdir()] == ([base.name] if stays else [])
+
+
+def test_a_merged_base_that_is_taken_again_counts_as_just_taken(jobs: Jobs, settings: Settings, tmp_path: Path) -> None:
+    base = settings.data_dir / BASES / "1f2e3d4c5b6a"
+    base.mkdir(parents=True)
+    (base / "config.json").write_text("{}")
+    os.utime(base, (0, 0))
+    merged_base(read_checkpoint(bare_checkpoint(tmp_path / "adapter")), base)
+    clear(settings, jobs, now=time.time())
+    assert base.is_dir()
+    os.utime(base, (0, 0))
+    clear(settings, jobs, now=time.time())
+    assert not base.exists()
