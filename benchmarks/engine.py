@@ -13,6 +13,7 @@ every engine generates the same number of tokens for a request, at temperature 0
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -94,6 +95,11 @@ def dtypes_here(asked: str) -> list[str]:
     return [*names, "int8"]
 
 
+def our_name(dtype: str, *, cuda_graphs: bool) -> str:
+    """What our engine is called in the table."""
+    return f"{OURS} {dtype}, graphs" if cuda_graphs else f"{OURS} {dtype}"
+
+
 class Bench:
     """The engines that are compared, and what each did."""
 
@@ -110,8 +116,9 @@ class Bench:
         return conversations(own.allowed, window=own.window, number=number, num_turns=num_turns)
 
     @contextmanager
-    def ours(self, dtype: str) -> Iterator[None]:
+    def ours(self, dtype: str, *, cuda_graphs: bool = False) -> Iterator[None]:
         """Start our engine with weights in `dtype`."""
+        name = our_name(dtype, cuda_graphs=cuda_graphs)
         before = memory_bytes(self.subject.model.device)
         engine = Engine(
             self.subject.model,
@@ -121,10 +128,11 @@ class Bench:
             max_num_seqs=self._max_num_seqs,
             num_threads=torch.get_num_threads(),  # the same for all, whatever else runs here
             dtype=DTYPES[dtype],
+            cuda_graphs=cuda_graphs,
         )
         with engine:
-            self.add(f"{OURS} {dtype}", play_ours(engine))
-            self.memory_bytes[f"{OURS} {dtype}"] = memory_bytes(self.subject.model.device) - before
+            self.add(name, play_ours(engine))
+            self.memory_bytes[name] = memory_bytes(self.subject.model.device) - before
             yield
 
     @contextmanager
@@ -176,8 +184,10 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
             for dtype in CTRANSLATE2_DTYPES if find_spec("ctranslate2") else []:
                 bench.add(f"CTranslate2 {dtype}", play_ctranslate2(subject, max(flags.concurrency), dtype=dtype))
         names = dtypes_here(flags.dtype)[: 2 if flags.quick else None]  # a third format would take too long for that
-        for dtype in names:
-            stack.enter_context(bench.ours(dtype))
+        has_graphs = (False, True) if subject.model.device.type == "cuda" else (False,)
+        own = list(itertools.product(names, has_graphs))
+        for dtype, cuda_graphs in own:
+            stack.enter_context(bench.ours(dtype, cuda_graphs=cuda_graphs))
         for dtype in flags.vllm_dtype if flags.vllm_python else []:
             stack.enter_context(bench.vllm(flags.vllm_python, dtype))
         print(f"measuring {', '.join(bench.players)}", file=sys.stderr, flush=True)
@@ -185,7 +195,12 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
             for _ in range(flags.rounds):
                 bench.round(concurrency, flags.turns, flags.baseline_turns)
         limits = (
-            {} if flags.quick else {f"{OURS} {name}": limits_of(subject, name, flags.concurrency) for name in names}
+            {}
+            if flags.quick
+            else {
+                our_name(dtype, cuda_graphs=cuda_graphs): limits_of(subject, dtype, flags.concurrency)
+                for dtype, cuda_graphs in own
+            }
         )
     return {
         "model": subject.name,

@@ -18,7 +18,8 @@ READ_BYTES = 1 << 29
 
 def products_tokens_per_s(model: PreTrainedModel, dtype: torch.dtype, batch_size: int) -> float:
     """Tokens per second if a step of `batch_size` sequences were its packed products and nothing else."""
-    linears = [(pack(weight, dtype=dtype), weight.shape[1]) for weight in matrices(model)]
+    is_fine = model.config.model_type == "llama"  # as in worker/engine/models/llama.py
+    linears = [(pack(weight, dtype=dtype, is_fine=is_fine), weight.shape[1]) for weight in matrices(model)]
     rows = {width: torch.randn(batch_size, width, device=model.device) for _, width in linears}
 
     def step() -> None:

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         "personabot", description="what computes replies: personabot (its own engine), or vllm where that is installed"
     )
     cuda_graphs: bool = Field(
-        True, description="on a GPU: record a step's operations once and replay them; false where that makes trouble"
+        False, description="on a GPU: record a step's operations once and replay them; new, and not tried on one yet"
     )
     personas_dir: Path | None = Field(None, description="a folder with your own persona files beside the catalogue")
     default_persona: str = Field("", description="who speaks where nobody was chosen; empty: the catalogue's first")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import json
 import math
 from pathlib import Path
@@ -19,6 +18,7 @@ from personas.checkpoint import is_checkpoint, read_checkpoint
 from personas.errors import PersonabotError
 from personas.settings import Settings
 from worker.device import choose_device, choose_dtype
+from worker.engine.attempts import empty_caches
 from worker.engine.vllm_engine import GPU_MEMORY_SHARE
 from worker.loading import Found, base_of
 
@@ -73,9 +73,7 @@ def give_back() -> None:
 
     Six swaps of the default model took the process from 1.0 to 3.3 GB without this, and left it at 1.0 GB with it.
     """
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    empty_caches()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

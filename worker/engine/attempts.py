@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 import structlog
 import torch
 
-from worker.engine.errors import GenerationFailed, first_line
+from worker.engine.errors import GenerationFailed, first_line, is_beyond_repair, is_out_of_memory
+from worker.engine.graphs import RECORDING
 from worker.engine.request import Chunk
 
 log = structlog.get_logger(__name__)
@@ -62,6 +63,8 @@ class Attempts(Generic[T]):
         try:
             return list(zip(chunks, self._compute(chunks), strict=True))
         except Exception as error:
+            if is_beyond_repair(error):
+                raise
             why, is_short_of_memory = first_line(error), is_out_of_memory(error)
             if not is_short_of_memory:
                 log.exception("a step failed", num_requests=len(chunks))
@@ -74,7 +77,7 @@ class Attempts(Generic[T]):
         self.num_out_of_memory += 1
         self._num_calm = 0
         log.warning("out of memory, computing half at a time", num_requests=len(chunks), num_tokens=num_tokens)
-        free_memory()
+        empty_caches()
         if num_tokens == 1:
             advice = "Let fewer replies be generated side by side (max_num_seqs), or take a smaller model"
             return [(chunks[0], GenerationFailed(f"out of memory: {why}. {advice}."))]
@@ -93,16 +96,9 @@ class Attempts(Generic[T]):
         return [(chunk, GenerationFailed(f"the model failed {MAX_CRASHES} times on this request: {why}"))]
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that there is no memory left; on a CPU torch has no class for that."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error).casefold()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-
-
-def free_memory() -> None:
+def empty_caches() -> None:
     """Give back what Python and torch hold without using it."""
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with RECORDING:
+            torch.cuda.empty_cache()

@@ -82,7 +82,7 @@ class RaggedStep(Step):
         self._rows, self._positions = rows, positions
         cache.reserve(num_rows=max(s.row for s in spans) + 1, num_tokens=max(s.end for s in spans))
         self._groups = [
-            Group(group[0].offset, group[0].row, ends, _past_end(ends, rows.device))
+            Group(group[0].offset, group[0].row, ends, _past(positions[group[0].offset :][: len(ends)], max(ends)))
             for group in _neighbours([span for span in spans if span.num_tokens == 1])
             for ends in [tuple(span.end for span in group)]
         ]
@@ -109,8 +109,7 @@ class GridStep(Step):
         super().__init__(cache)
         self._rows = torch.arange(len(positions), device=positions.device)
         self._positions, self._is_used = positions, is_used
-        is_past = torch.arange(num_tokens, device=positions.device) > positions[:, None]
-        self._group = Group(0, 0, (num_tokens,) * len(positions), _forbidding(is_past)[:, None])
+        self._group = Group(0, 0, (num_tokens,) * len(positions), _past(positions, num_tokens))
 
     def attend(self, layer: int, query: Tensor, kv: Tensor, scaling: float) -> Tensor:
         """Cache kv (R, 2, K, D) and let query (R, H, D) attend; returns (R, H * D)."""
@@ -131,14 +130,18 @@ def _neighbours(spans: Sequence[Span]) -> Iterator[list[Span]]:
         yield group
 
 
-def _past_end(ends: Sequence[int], device: torch.device) -> Tensor:
-    """What to add to the scores of sequences with these ends, (S, 1, L): -inf past the end."""
-    is_past = torch.arange(max(ends), device=device) >= torch.tensor(ends, device=device)[:, None]
-    return _forbidding(is_past)[:, None]
+def _past(positions: Tensor, num_tokens: int) -> Tensor:
+    """What to add to the scores of tokens at positions (S,), (S, 1, L): -inf past their own."""
+    return _forbidding(torch.arange(num_tokens, device=positions.device) > positions[:, None])[:, None]
 
 
-def _future(span: Span, device: torch.device) -> Tensor:
-    """What to add to the scores of `span`'s tokens, (num_tokens, end): -inf after each one's own position."""
+def _future(span: Span, device: torch.device) -> Tensor | None:
+    """What to add to the scores of `span`'s tokens, (num_tokens, end): -inf after each one's own position.
+
+    None on a GPU for a sequence's beginning: there the kernels for prompts take no mask.
+    """
+    if device.type == "cuda" and span.start == 0:
+        return None
     own = torch.arange(span.start, span.end, device=device)
     return _forbidding(torch.arange(span.end, device=device) > own[:, None])
 
@@ -160,13 +163,14 @@ def _attend_group(query: Tensor, held: Tensor, group: Group, scaling: float) -> 
     return torch.bmm(weights, values).view(len(query), -1)
 
 
-def _attend_span(query: Tensor, held: Tensor, span: Span, future: Tensor, scaling: float) -> Tensor:
+def _attend_span(query: Tensor, held: Tensor, span: Span, future: Tensor | None, scaling: float) -> Tensor:
     """Many tokens of one sequence: query (T, H, D) → (num_tokens, H * D)."""
     keys, values = held[:, span.row, None, :, : span.end]  # (1, K, L, D)
     own = query[span.offset : span.offset + span.num_tokens].transpose(0, 1)[None]  # (1, H, n, D)
     is_grouped = own.shape[1] != keys.shape[1]
+    mask = None if future is None else future.to(own.dtype)
     mixed = F.scaled_dot_product_attention(
-        own, keys, values, attn_mask=future.to(own.dtype), scale=scaling, enable_gqa=is_grouped
+        own, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=is_grouped
     )
     return mixed[0].transpose(0, 1).reshape(span.num_tokens, -1)
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from worker.engine.errors import is_out_of_memory
+
 GRAIN_TOKENS = 64
 
 
@@ -23,15 +25,29 @@ class KVCache:
         self._dtype = dtype
         self._num_rows = 0
         self._num_tokens = 0
+        # Counts when tensors are replaced by larger ones: who has noted their addresses has to look again.
+        self.version = 0
         self._layers: dict[int, Tensor] = {}
 
     def reserve(self, *, num_rows: int, num_tokens: int) -> None:
-        """Make room for `num_tokens` in each of `num_rows` rows, by doubling; what is there stays."""
-        if num_rows > self._num_rows:
-            self._num_rows = min(max(num_rows, 2 * self._num_rows), self._max_num_rows)
-        if num_tokens > self._num_tokens:
-            grown = -(-max(num_tokens, 2 * self._num_tokens) // GRAIN_TOKENS) * GRAIN_TOKENS
-            self._num_tokens = min(grown, self.max_num_tokens)
+        """Make room for `num_tokens` in each of `num_rows` rows, by doubling where memory allows; what is there stays.
+
+        Raises what torch raises where there is no memory for it; then there is as much room as before.
+        """
+        rows, tokens = self.capacity
+        if num_rows <= rows and num_tokens <= tokens:
+            return
+        needed = self._rounded(max(num_rows, rows), max(num_tokens, tokens))
+        doubled = self._rounded(
+            max(num_rows, 2 * rows) if num_rows > rows else rows,
+            max(num_tokens, 2 * tokens) if num_tokens > tokens else tokens,
+        )
+        try:
+            self._grow(*doubled)
+        except Exception as error:
+            if doubled == needed or not is_out_of_memory(error):
+                raise
+            self._grow(*needed)
 
     def write(
         self, layer: int, rows: Tensor, positions: Tensor, kv: Tensor, *, is_used: Tensor | None = None
@@ -58,12 +74,12 @@ class KVCache:
     def load(self, row: int, saved: Sequence[Tensor]) -> None:
         """Write what `save` returned, or a beginning of it, into `row`."""
         self.reserve(num_rows=row + 1, num_tokens=max((part.shape[2] for part in saved), default=0))
-        for layer, part in zip(list(self._layers), saved, strict=True):
-            self._fitting(layer, part.transpose(1, 2))[:, row, :, : part.shape[2]] = part
+        for layer, part in zip(self._layers.values(), saved, strict=True):
+            layer[:, row, :, : part.shape[2]] = part
 
     @property
     def capacity(self) -> tuple[int, int]:
-        """The rows, and the tokens in each, that there is room for; when they grow the tensors are new ones."""
+        """The rows, and the tokens in each, that there is room for."""
         return self._num_rows, self._num_tokens
 
     @property
@@ -71,15 +87,32 @@ class KVCache:
         """The memory that is allocated."""
         return sum(layer.nbytes for layer in self._layers.values())
 
+    def _rounded(self, num_rows: int, num_tokens: int) -> tuple[int, int]:
+        grains = -(-num_tokens // GRAIN_TOKENS)
+        return min(num_rows, self._max_num_rows), min(grains * GRAIN_TOKENS, self.max_num_tokens)
+
+    def _grow(self, num_rows: int, num_tokens: int) -> None:
+        """Replace layer by layer, so that only one is there twice; an error leaves some larger than others."""
+        for index, old in self._layers.items():
+            (_, rows, num_heads, tokens, width) = old.shape
+            if rows < num_rows or tokens < num_tokens:
+                new = self._zeros(max(rows, num_rows), num_heads, max(tokens, num_tokens), width, like=old)
+                new[:, :rows, :, :tokens] = old
+                self._layers[index] = new
+                self.version += 1
+        self._num_rows, self._num_tokens = num_rows, num_tokens
+
     def _fitting(self, layer: int, kv: Tensor) -> Tensor:
-        """Return the layer with all the room that is reserved, for the kind of heads that `kv` (…, K, D) has."""
-        old = self._layers.get(layer)
-        if old is not None and (old.shape[1], old.shape[3]) == (self._num_rows, self._num_tokens):
-            return old
-        shape = (2, self._num_rows, kv.shape[-2], self._num_tokens, kv.shape[-1])
-        # Zeros, because what lies past a sequence's end gets the weight 0, and 0 times garbage may be NaN.
-        new = torch.zeros(shape, dtype=self._dtype or kv.dtype, device=kv.device)
-        if old is not None:
-            new[:, : old.shape[1], :, : old.shape[3]] = old
-        self._layers[layer] = new
-        return new
+        """Return the layer; one that is written for the first time gets the room that is reserved."""
+        if layer not in self._layers:
+            try:
+                self._layers[layer] = self._zeros(self._num_rows, kv.shape[-2], self._num_tokens, kv.shape[-1], like=kv)
+            except Exception:  # of a first step; the next one may ask for less
+                self._layers.clear()
+                self._num_rows = self._num_tokens = 0
+                raise
+        return self._layers[layer]
+
+    def _zeros(self, *shape: int, like: Tensor) -> Tensor:
+        """Zeros, because what lies past a sequence's end gets the weight 0, and 0 times garbage may be NaN."""
+        return torch.zeros((2, *shape), dtype=self._dtype or like.dtype, device=like.device)

@@ -59,7 +59,7 @@ class Engine(EngineLoop):
         max_saved_bytes: int = MAX_SAVED_BYTES,
         token_types: TokenTypes | None = None,
         head: torch.nn.Module | None = None,
-        cuda_graphs: bool = True,
+        cuda_graphs: bool = False,
     ) -> None:
         super().__init__(
             window=min(window or model_window(model), model_window(model)),

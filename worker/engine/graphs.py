@@ -6,6 +6,8 @@ of the cache up to the last one in use take part, rounded up, and so is the long
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from worker.engine.attention import GridStep
 from worker.engine.cache import GRAIN_TOKENS, KVCache
-from worker.engine.errors import first_line
+from worker.engine.errors import first_line, is_beyond_repair, is_out_of_memory
 from worker.engine.models import Network
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,9 @@ log = structlog.get_logger(__name__)
 # A shape is recorded when it comes for the n-th time: recording takes as long as some steps do.
 MIN_USES = 16
 TOLERANCE = 0.05  # of the scores' spread: how far a replay may be from what was recorded
+MAX_SPARSENESS = 4  # rows that are computed for each that is in use: a row costs the reading of what it holds
+# A process records one thing at a time, and nobody empties torch's cache meanwhile.
+RECORDING = threading.RLock()
 
 Outputs = tuple[Tensor, Tensor | None]
 
@@ -59,15 +64,17 @@ class Graph:
     ) -> None:
         """Record the step and try it on the inputs `first`; raises `RuntimeError` if a replay differs."""
         self._inputs = first.clone()
-        every = torch.arange(shape.num_rows, device=first.device)
 
         def compute() -> Outputs:
+            # Whatever is made here lives in the recording; of what is made outside, somebody has to take care.
             ids, positions, types, is_used = self._inputs
+            every = torch.arange(shape.num_rows, device=first.device)
             step = GridStep(shape.num_tokens, positions=positions, is_used=is_used.bool(), cache=cache)
             return network(ids, positions, every, step, **({"token_types": types} if has_types else {}))
 
         expected, _ = compute()  # what a first time allocates is no part of the recording
-        self._outputs, self._replay = record(compute)
+        with RECORDING:
+            self._outputs, self._replay = record(compute)
         scores, _ = self.run(first)
         if not torch.allclose(scores, expected, rtol=0.0, atol=TOLERANCE * float(expected.std())):
             raise RuntimeError("a replay gave other scores than the step that was recorded")
@@ -95,22 +102,22 @@ class Graphs:
         self._start_recorder = start_recorder
         self._graphs: dict[Shape, Graph] = {}
         self._num_uses: Counter[Shape] = Counter()
-        self._capacity: tuple[int, int] | None = None
+        self._version: int | None = None
         self._is_off = False
 
     def run(self, cells: Sequence[Cell]) -> Outputs | None:
         """Return the scores (n, V) and states (n, E) after `cells`; None where their shape is not recorded."""
         if self._is_off:
             return None
-        self._cache.reserve(
-            num_rows=max(cell.row for cell in cells) + 1, num_tokens=max(cell.position for cell in cells) + 1
-        )
-        if self._cache.capacity != self._capacity:  # the addresses in the recordings are no longer the cache's
-            self._capacity, self._record = self._cache.capacity, self._start_recorder()
+        num_rows, num_tokens = (max(numbers) + 1 for numbers in zip(*((c.row, c.position) for c in cells), strict=True))
+        self._cache.reserve(num_rows=num_rows, num_tokens=num_tokens)
+        if self._cache.version != self._version:  # the addresses in the recordings are no longer the cache's
+            self._version, self._record = self._cache.version, self._start_recorder()
             self._graphs.clear()
-        shape = shape_for(cells, Shape(*self._capacity))
+            self._num_uses.clear()
+        shape = shape_for(num_rows, num_tokens, most=Shape(*self._cache.capacity))
         self._num_uses[shape] += 1
-        if self._num_uses[shape] < MIN_USES:
+        if self._num_uses[shape] < MIN_USES or shape.num_rows > MAX_SPARSENESS * len(cells):
             return None
         inputs, rows = self._inputs(cells, shape)
         graph = self._graphs.get(shape) or self._recorded(shape, inputs)
@@ -132,18 +139,22 @@ class Graphs:
         try:
             graph = Graph(self._network, self._cache, shape, inputs, has_types=self._has_types, record=self._record)
         except Exception as error:
-            log.warning("steps can't be recorded, so each operation is asked for", why=first_line(error))
-            self._is_off = True
-            self._graphs.clear()
+            if is_beyond_repair(error):
+                raise
+            log.warning("a step can't be recorded, so each operation is asked for", why=first_line(error))
+            if is_out_of_memory(error):
+                del self._num_uses[shape]  # perhaps later
+            else:
+                self._is_off = True
+                self._graphs.clear()
             return None
         self._graphs[shape] = graph
         return graph
 
 
-def shape_for(cells: Sequence[Cell], most: Shape) -> Shape:
-    """The smallest shape that holds `cells`: powers of two, in tokens those of a grain, and not above `most`."""
-    num_rows = max(cell.row for cell in cells) + 1
-    num_grains = max(cell.position for cell in cells) // GRAIN_TOKENS + 1
+def shape_for(num_rows: int, num_tokens: int, *, most: Shape) -> Shape:
+    """The smallest shape that holds so much: powers of two, in tokens those of a grain, and not above `most`."""
+    num_grains = -(-num_tokens // GRAIN_TOKENS)
     return Shape(
         min(1 << (num_rows - 1).bit_length(), most.num_rows),
         min(GRAIN_TOKENS << (num_grains - 1).bit_length(), most.num_tokens),
@@ -152,16 +163,23 @@ def shape_for(cells: Sequence[Cell], most: Shape) -> Shape:
 
 def cuda_recorder(device: torch.device) -> Recorder:
     """Return what records CUDA graphs. They share their memory, since one is replayed at a time."""
-    pool = torch.cuda.graph_pool_handle()
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def record(compute: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with (
-            torch.cuda.device(device),
-            # Other threads may load a model or compute with another one meanwhile.
-            torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
-        ):
-            outputs = compute()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with (
+                torch.cuda.device(device),
+                # An error would leave the recording's stream in the place of this one.
+                torch.cuda.stream(torch.cuda.current_stream(device)),
+                # Other threads compute with other models meanwhile.
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
+            ):
+                outputs = compute()
+        except Exception:
+            with contextlib.suppress(RuntimeError):  # nor would the allocator learn that the recording is over
+                torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+            raise
         return outputs, graph.replay
 
     return record

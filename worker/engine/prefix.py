@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from worker.engine.cache import KVCache
+from worker.engine.errors import is_out_of_memory
 
 MAX_SAVED_BYTES = 1 << 29
 MIN_SAVED_TOKENS = 16
@@ -56,7 +57,12 @@ class PrefixMemory:
 
     def attach(self, slot: int, ids: Sequence[int]) -> int:
         """Bind a row to `slot` that holds as much of `ids` as is known; return how much, at least one less than all."""
-        row, num_tokens = self._prepared([*ids[:-1]])
+        try:
+            row, num_tokens = self._prepared([*ids[:-1]])
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            row, num_tokens = self._without_saved()
         self._row_of[slot] = row
         self._rows[row] = Held(ids, num_tokens, self._tick())
         self.counts.num_tokens += len(ids)
@@ -86,7 +92,7 @@ class PrefixMemory:
 
     def _prepared(self, wanted: list[int]) -> tuple[int, int]:
         """Return a free row and how many tokens of `wanted` it holds now."""
-        free = sorted(set(range(len(self._rows))) - set(self._row_of.values()))
+        free = self._free()
         shared = [common_length(wanted, held.ids, held.num_tokens) for held in self._rows]
         source = max(range(len(shared)), key=lambda row: (shared[row], row in free))
         longest = shared[source]
@@ -101,6 +107,17 @@ class PrefixMemory:
             self._cache.copy(source, target, longest)
             self._rows[source].used_at = self._tick()
         return target, longest
+
+    def _without_saved(self) -> tuple[int, int]:
+        """Return an empty row, when memory is too short to save or to bring back what rows held."""
+        self.counts.num_evicted += len(self._saved)
+        self._saved.clear()
+        row = min(self._free(), key=lambda row: self._rows[row].used_at)
+        self._rows[row] = Held()
+        return row, 0
+
+    def _free(self) -> list[int]:
+        return sorted(set(range(len(self._rows))) - set(self._row_of.values()))
 
     def _from_saved(self, saved: tuple[int, ...], wanted: list[int], free: list[int]) -> tuple[int, int]:
         longest = common_length(wanted, saved, len(saved))

@@ -75,16 +75,16 @@ def make_runner(
     max_saved_bytes: int = MAX_SAVED_BYTES,
     token_types: TokenTypes | None = None,
     head: nn.Module | None = None,
-    cuda_graphs: bool = True,
+    cuda_graphs: bool = False,
 ) -> Runner:
     """Return the fastest runner that computes what the model computes, with weights in `dtype` where it packs them.
 
     With `frees_weights` it keeps the packed weights only, and the model can't compute any more. With `token_types`
-    the model is given those too. `head` (…, E) → (…, 1) scores the last states. `cuda_graphs` matter on a GPU.
+    the model is given those too. `head` (…, E) → (…, 1) scores the last states. `cuda_graphs`: on a GPU, record steps.
     """
     dtype, device = dtype or model.dtype, model.device
 
-    def ragged(network: Network) -> RaggedRunner:
+    def ragged(network: Network, *, is_recorded: bool) -> RaggedRunner:
         return RaggedRunner(
             network,
             device=device,
@@ -93,14 +93,14 @@ def make_runner(
             max_saved_bytes=max_saved_bytes,
             token_types=token_types,
             head=head,
-            start_recorder=partial(cuda_recorder, device) if cuda_graphs and device.type == "cuda" else None,
+            start_recorder=partial(cuda_recorder, device) if is_recorded and device.type == "cuda" else None,
         )
 
     own = network_for(model, dtype=dtype)
     if token_types is not None and not isinstance(own, Gpt2):
         return SequentialRunner(model, token_types, head)
     if own is not None:
-        runner = ragged(own)
+        runner = ragged(own, is_recorded=cuda_graphs)
         if frees_weights:
             cast(Any, model).to("meta")
         return runner
@@ -109,7 +109,7 @@ def make_runner(
         log.warning("this family has no packed weights", model=family, asked=str(dtype), used=str(model.dtype))
     before = model.config._attn_implementation
     try:
-        runner = ragged(General(model, needs_states=head is not None))
+        runner = ragged(General(model, needs_states=head is not None), is_recorded=False)
         check_agreement(model, runner, before)
     except Exception as error:
         log.warning("no batched runner for this model, one request at a time", model=family, why=str(error))

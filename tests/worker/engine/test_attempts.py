@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worker.engine.attempts import NUM_CALM_STEPS, Attempts, is_out_of_memory
-from worker.engine.errors import GenerationFailed
+from worker.engine.attempts import NUM_CALM_STEPS, Attempts
+from worker.engine.errors import GenerationFailed, is_out_of_memory
 from worker.engine.request import Chunk, Request, Sequence
 
 
@@ -85,6 +85,14 @@ def test_a_request_that_crashes_once_is_tried_again() -> None:
     assert [result for _, result in results] == [1]
 
 
+def test_when_the_device_computes_nothing_any_more_no_request_is_blamed() -> None:
+    def broken(chunks: list[Chunk]) -> list[int]:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(torch.AcceleratorError):
+        Attempts(broken).run([chunk(1), chunk(2)])
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -94,6 +102,8 @@ def test_a_request_that_crashes_once_is_tried_again() -> None:
             True,
         ),
         (RuntimeError("HIP out of memory"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), False),
         (MemoryError(), True),
         (RuntimeError("shape mismatch"), False),
         (ValueError("out of memory"), False),

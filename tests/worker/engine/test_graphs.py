@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from tests.helpers.tape import record
 from tests.helpers.tiny_families import FAMILIES, WINDOW, prompts, tiny_gpt2
 from tests.worker.engine.test_runner import advance, running, tiny_qwen3
 from worker.engine.engine import Engine
-from worker.engine.graphs import MIN_USES, Cell, Outputs, Recorder, Shape, shape_for
+from worker.engine.graphs import MIN_USES, Outputs, Recorder, Shape, shape_for
 from worker.engine.models import network_for
 from worker.engine.models.general import General
 from worker.engine.request import Request, SamplingParams
@@ -137,7 +138,7 @@ def test_steps_are_recorded_anew_when_the_cache_has_grown() -> None:
     say(runner, [sequence], MIN_USES + 1)
     other = running(1, prompts(70)[0])
     advance(runner, (other, 70))
-    say(runner, [sequence], 2)
+    say(runner, [sequence], MIN_USES)
     assert (recordings.num_started, recordings.num_recorded) == (2, 2)
 
 
@@ -166,19 +167,62 @@ def test_without_a_good_recording_each_step_is_computed_as_before(recorder: Reco
 
 def test_shapes_are_rounded_up_so_that_they_recur() -> None:
     most = Shape(24, 320)
-    assert shape_for([Cell(0, 7, 0)], most) == (1, 64)
-    assert shape_for([Cell(4, 7, 63), Cell(2, 7, 1)], most) == (8, 64)
-    assert shape_for([Cell(4, 7, 64)], most) == (8, 128)
-    assert shape_for([Cell(16, 7, 300)], most) == most
+    assert shape_for(1, 1, most=most) == (1, 64)
+    assert shape_for(5, 64, most=most) == (8, 64)
+    assert shape_for(5, 65, most=most) == (8, 128)
+    assert shape_for(17, 300, most=most) == most
 
 
-def greedy_replies(cuda_graphs: bool) -> list[tuple[int, ...]]:
-    with Engine(tiny_gpt2().to("cuda"), max_num_seqs=4, cuda_graphs=cuda_graphs) as engine:
-        params = SamplingParams(do_sample=False, max_new_tokens=60)
+def test_one_sequence_in_a_high_row_is_computed_without_the_rows_below_it() -> None:
+    recordings = Recordings()
+    runner = recording_runner(tiny_gpt2(), recordings.start)
+    *_, last = started(runner, 5, 5, 5, 5, 5)
+    say(runner, [last], MIN_USES + 2)
+    assert recordings.num_recorded == 0
+
+
+def test_what_memory_is_too_short_for_is_tried_again_later() -> None:
+    recordings, is_short = Recordings(), [True]
+
+    def start() -> Recorder:
+        def record_or_fail(compute: Callable[[], Outputs]) -> tuple[Outputs, Callable[[], None]]:
+            if is_short[0]:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return recordings(compute)
+
+        return record_or_fail
+
+    runner = recording_runner(tiny_gpt2(), start)
+    [sequence] = started(runner, 5)
+    say(runner, [sequence], MIN_USES + 1)
+    is_short[0] = False
+    say(runner, [sequence], MIN_USES)
+    assert recordings.num_recorded == 1
+
+
+def greedy_replies(model: PreTrainedModel, *, cuda_graphs: bool) -> list[tuple[int, ...]]:
+    params = SamplingParams(do_sample=False, max_new_tokens=60)
+    with Engine(model, max_num_seqs=4, cuda_graphs=cuda_graphs) as engine:
         futures = [engine.submit(Request(prompt_ids=ids, params=params)) for ids in prompts(5, 20, 33)]
         return [future.result().ids for future in futures]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_replies_on_a_gpu_are_the_same_with_and_without_graphs() -> None:
-    assert greedy_replies(cuda_graphs=True) == greedy_replies(cuda_graphs=False)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_on_a_gpu_replies_are_the_same_with_and_without_graphs(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_replays = [0]
+
+    def counted(graph: torch.cuda.CUDAGraph, plain: Callable[[torch.cuda.CUDAGraph], None]) -> None:
+        num_replays[0] += 1
+        plain(graph)
+
+    plain = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: counted(graph, plain))
+    model = FAMILIES[family]().to("cuda")
+    with capture_logs() as logs:
+        expected = greedy_replies(model, cuda_graphs=False)
+        with ThreadPoolExecutor(2) as together:  # two engines record side by side
+            found = list(together.map(lambda _: greedy_replies(model, cuda_graphs=True), range(2)))
+    assert found == [expected, expected]
+    assert num_replays[0] > 60
+    assert logs == []
