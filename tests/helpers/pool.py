@@ -13,6 +13,7 @@ from worker.models import ModelPool
 from worker.queue.loaded import LoadedState
 
 GREEDY = GenerationSettings(do_sample=False, max_new_tokens=12)
+SEEDED = GenerationSettings(seed=7, temperature=1.0, max_new_tokens=12)
 ADA = Persona(name="Ada", facts=("My name is Ada.",))
 BOB = Persona(name="Bob", facts=("My name is Bob.",))
 HELLO = [Turn(Role.USER, "hello there, how are you?")]
@@ -32,8 +33,8 @@ class Seen:
         self.failures.append((reference, reason))
 
 
-def says(pool: ModelPool, persona: Persona = ADA) -> tuple[str, str]:
-    reply = pool.respond(persona, HELLO, GREEDY)
+def says(pool: ModelPool, persona: Persona = ADA, settings: GenerationSettings = GREEDY) -> tuple[str, str]:
+    reply = pool.respond(persona, HELLO, settings)
     return reply.model, reply.text
 
 

@@ -6,27 +6,31 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from personas.leases import held_versions
+from personas.persona import GenerationSettings
 from personas.registry import Registry
 from personas.settings import Settings
-from tests.helpers.pool import ADA, GREEDY, HELLO, Seen, answering, says
+from tests.helpers.pool import ADA, GREEDY, HELLO, SEEDED, Seen, answering, says
 from tests.helpers.worker_process import PATIENCE_S, wait_until
 from worker.models import ModelPool
 
 
+@pytest.mark.parametrize("way", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 def test_a_promotion_and_a_rollback_take_over_and_give_the_same_replies_again(
-    pool: ModelPool, registry: Registry
+    pool: ModelPool, registry: Registry, way: GenerationSettings
 ) -> None:
     one, two = registry.versions("ada")
-    first = says(pool)
+    first = says(pool, ADA, way)
     assert first[0] == f"ada@{one.digest}"
     registry.promote(two.reference)
     wait_until(answering(pool, two), "the second version answers")
-    second = says(pool)
+    second = says(pool, ADA, way)
     assert second[1] != first[1]
     registry.rollback("ada")
     wait_until(answering(pool, one), "the first version answers")
-    assert says(pool) == first
+    assert says(pool, ADA, way) == first
 
 
 def test_no_request_is_dropped_or_answered_by_half_of_each_model_while_versions_change(

@@ -1,0 +1,56 @@
+"""A folder of `GPT2DoubleHeadsModel`, as TransferTransfo's users have them: our engine says what `generate` says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import GPT2Config, GPT2DoubleHeadsModel
+
+from personas.conversation import Role, Turn
+from tests.helpers.layouts import tokenizer_json
+from tests.helpers.tiny_families import seeded
+from worker.engine.engine import Engine
+from worker.engine.request import Request, SamplingParams
+from worker.loading import LoadedModel, load_model
+
+FACTS = ["My name is Ada.", "I keep bees."]
+NUM_NEW_TOKENS = 20
+
+
+def test_a_published_checkpoint_says_what_generate_says(tmp_path: Path) -> None:
+    config = GPT2Config(
+        vocab_size=400, n_positions=256, n_embd=64, n_layer=2, n_head=4, num_labels=1, initializer_range=0.15
+    )
+    seeded(GPT2DoubleHeadsModel, config).save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json())
+    loaded = load_model(str(tmp_path), device="cpu", dtype="float32")
+    assert loaded.layout.name == "convai"
+    assert loaded.head is not None
+    double = GPT2DoubleHeadsModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    params = SamplingParams(do_sample=False, repetition_penalty=1.0, max_new_tokens=NUM_NEW_TOKENS)
+    prompts = [
+        loaded.layout.prompt(FACTS, [Turn(Role.USER, text)], max_tokens=loaded.window, reserve=NUM_NEW_TOKENS).ids
+        for text in ("hello there, how are you today?", "do you have any pets?")
+    ]
+    with Engine.for_model(loaded) as engine:
+        futures = [engine.submit(Request(prompt_ids=tuple(prompt), params=params)) for prompt in prompts]
+        replies = [list(future.result(60).ids) for future in futures]
+    assert replies == [generate(double, list(prompt), loaded) for prompt in prompts]
+    assert min(map(len, replies)) > 1
+
+
+def generate(double: GPT2DoubleHeadsModel, prompt: list[int], loaded: LoadedModel) -> list[int]:
+    """The reply of `transformers`, which repeats the last token type as our layout has it for a reply."""
+    ids = torch.tensor([prompt])
+    out = double.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        token_type_ids=torch.tensor([loaded.layout.token_types(prompt)]),
+        do_sample=False,
+        max_new_tokens=NUM_NEW_TOKENS,
+        eos_token_id=sorted(loaded.layout.stop_ids),
+        pad_token_id=loaded.layout.pad_id,
+        suppress_tokens=sorted(loaded.banned_ids),
+    )
+    return [token for token in out[0, len(prompt) :].tolist() if token not in loaded.layout.stop_ids]
