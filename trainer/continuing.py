@@ -6,12 +6,12 @@ Turns the configuration that a person asks for into the one that is run; trains 
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 from typing import Any
 
 from personas.checkpoint import is_checkpoint, read_checkpoint
 from personas.layout import load_layout
 from trainer.config import ConfigError, Source, TrainConfig
+from trainer.layouts import resolve_base
 
 CONFIG_FILE = "train.toml"
 # Enough of the old data to hold what was learnt from it, little enough to learn something new.
@@ -22,9 +22,10 @@ RATES = {"full": 2e-4, "adapter": 5e-4}
 
 def settled(flags: dict[str, Any]) -> dict[str, Any]:
     """Return flags with what a base that is a checkpoint of ours decides where they are silent."""
-    if not flags.get("base") or not is_checkpoint(Path(flags["base"])):
+    folder = resolve_base(flags["base"]) if flags.get("base") else None
+    if folder is None or not is_checkpoint(folder):
         return flags
-    checkpoint, layout = read_checkpoint(Path(flags["base"])), load_layout(Path(flags["base"]))
+    checkpoint, layout = read_checkpoint(folder), load_layout(folder)
     return {
         "layout": layout.name,
         "max_tokens": layout.max_tokens,
@@ -41,8 +42,10 @@ def with_replay(config: TrainConfig) -> TrainConfig:
     `replay` is the share of the dialogues drawn from what the checkpoint was trained on; where it is not set, or the
     base is no checkpoint of ours, nothing changes. Raises `ConfigError` where that data is not here any more.
     """
-    folder = Path(config.base or "")
-    if config.replay is None or not config.base or not (is_checkpoint(folder) and (folder / CONFIG_FILE).is_file()):
+    if config.replay is None or not config.base:
+        return config
+    folder = resolve_base(config.base)
+    if not (is_checkpoint(folder) and (folder / CONFIG_FILE).is_file()):
         return config
     old = TrainConfig.model_validate(tomllib.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     known = {source.path.absolute() for source in config.data}

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from personas.checkpoint import is_checkpoint
+from personas.errors import CheckpointError
 from personas.layout import LAYOUTS, PERSONA_TOKENS, Layout, load_layout
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Corpus
 from trainer.tokenizer import train_tokenizer
-from worker.bases import HUB_IDS, base_folder
 
 # The layouts that mark speakers with tokens of ours.
 WITH_SPEAKERS = ("persona", "convai")
 
 
-def resolve_base(base: str) -> str:
-    """Turn a base's name, folder or hub id into what `from_pretrained` takes."""
-    return str(base_folder(base)) if base in HUB_IDS else base
+@cache
+def resolve_base(base: str) -> Path:
+    """Return the folder of a base told by its name, folder or hub id; raise `CheckpointError` where there is none."""
+    from worker.loading import model_folder
+
+    return model_folder(base)
 
 
 def layout_of(model: str) -> Layout:
@@ -26,33 +30,41 @@ def layout_of(model: str) -> Layout:
     from transformers import AutoConfig
 
     from worker.engine.runner import MAX_WINDOW
-    from worker.loading import plain_layout, resolve_model
+    from worker.loading import model_folder, plain_layout
 
-    folder = resolve_model(model)
-    if isinstance(folder, Path) and is_checkpoint(folder):
+    folder = model_folder(model)
+    if is_checkpoint(folder):
         return load_layout(folder)
-    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
+    try:
+        config = AutoConfig.from_pretrained(str(folder)).get_text_config()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: not a model of transformers ({str(error).splitlines()[0]})") from error
     window = min(getattr(config, "max_position_embeddings", None) or MAX_WINDOW, MAX_WINDOW)
-    return plain_layout(Path(folder), max_tokens=window)
+    return plain_layout(folder, max_tokens=window)
 
 
 def build_layout(config: TrainConfig, corpora: Sequence[Corpus], folder: Path) -> Layout:
-    """Return the run's layout, its `tokenizer.json` kept in `folder`; raise `ConfigError` where it cannot be."""
-    if config.base and is_checkpoint(Path(config.base)):
-        return _continued(config, Path(config.base))
+    """Return the run's layout, with the `tokenizer.json` that is kept in `folder` once a run has begun.
+
+    Raises `ConfigError` where the base does not go with the layout.
+    """
+    base = resolve_base(config.base) if config.base else None
+    if base and is_checkpoint(base):
+        return _continued(config, base)
     if config.layout == "chat":
-        if config.base is None:
+        if base is None:
             raise ConfigError("layout: chat needs a base with a chat template; from scratch, use persona")
-        return LAYOUTS["chat"](Path(resolve_base(config.base)), max_tokens=config.max_tokens)
-    kept = folder / "tokenizer.json"
-    if not kept.is_file():
-        text = (
-            base_tokenizer(config.base, has_speakers=config.layout in WITH_SPEAKERS)
-            if config.base
-            else train_tokenizer((d for c in corpora for d in c.dialogues), vocabulary=config.scratch.vocabulary)
-        )
-        kept.write_text(text, encoding="utf-8")
-    return LAYOUTS[config.layout](folder, max_tokens=config.max_tokens)
+        if not (base / "tokenizer.json").is_file():
+            raise ConfigError(f"layout: chat needs a tokenizer.json, and {base} has none; use another layout")
+        return LAYOUTS["chat"](base, max_tokens=config.max_tokens)
+    if (folder / "tokenizer.json").is_file():
+        return LAYOUTS[config.layout](folder, max_tokens=config.max_tokens)
+    text = (
+        base_tokenizer(base, has_speakers=config.layout in WITH_SPEAKERS)
+        if base
+        else train_tokenizer((d for c in corpora for d in c.dialogues), vocabulary=config.scratch.vocabulary)
+    )
+    return LAYOUTS[config.layout](text, max_tokens=config.max_tokens)
 
 
 def _continued(config: TrainConfig, checkpoint: Path) -> Layout:
@@ -62,11 +74,11 @@ def _continued(config: TrainConfig, checkpoint: Path) -> Layout:
     return type(own)(checkpoint, max_tokens=min(config.max_tokens, own.max_tokens))
 
 
-def base_tokenizer(base: str, *, has_speakers: bool) -> str:
+def base_tokenizer(base: Path, *, has_speakers: bool) -> str:
     """Return the `tokenizer.json` of a base, with the tokens that mark speakers added where they are missing."""
-    from transformers import AutoTokenizer
+    from worker.loading import read_tokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_base(base)).backend_tokenizer
+    tokenizer = read_tokenizer(base).backend_tokenizer
     if has_speakers:
         tokenizer.add_special_tokens([token for token in PERSONA_TOKENS if tokenizer.token_to_id(token) is None])
     text: str = tokenizer.to_str()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.activations import NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -27,6 +27,7 @@ from trainer.choice import HEAD_FILE, ChoiceHead
 from trainer.config import ScratchModel, TrainConfig
 from trainer.layouts import resolve_base
 from worker.head import PREFIX
+from worker.loading import base_of, load_network
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ATTENTION = "personabot_training"
@@ -130,12 +131,12 @@ class TrainingModel:
         A checkpoint of ours is gone on with: an adapter on its own base, with its rank.
         """
         assert config.base is not None
-        checkpoint = read_checkpoint(Path(config.base)) if is_checkpoint(Path(config.base)) else None
+        folder = resolve_base(config.base)
+        checkpoint = read_checkpoint(folder) if is_checkpoint(folder) else None
         base, lora, generation = config.base, config.lora, config.generation
         if checkpoint is not None and checkpoint.kind == "adapter":
-            base, lora = checkpoint.base or "", adapter_shape(checkpoint.folder)
-        stored = DTYPES[config.dtype] if lora else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(resolve_base(base), dtype=stored)
+            base, lora, folder = checkpoint.base or "", adapter_shape(checkpoint.folder), base_of(checkpoint)
+        model = load_network(folder, DTYPES[config.dtype] if lora else torch.float32)
         if layout.vocabulary_size > model.config.vocab_size:
             model.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
         if lora is None:

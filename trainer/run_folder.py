@@ -18,8 +18,9 @@ from typing import Any
 import tomli_w
 import torch
 
+from personas.layout import Layout
 from trainer.card import record
-from trainer.config import TrainConfig
+from trainer.config import ConfigError, TrainConfig
 from trainer.formats import data_files
 
 STATE_FILE = "state.pt"
@@ -30,7 +31,16 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"out: {path} can't be the run's folder: {error}. Name another with --out.") from error
+
+    def keep_tokenizer(self, layout: Layout) -> None:
+        """Write `tokenizer.json`, with which the run goes on."""
+        scratch = self.path / ".tokenizer.json"
+        scratch.write_text(layout.tokenizer_json(), encoding="utf-8")
+        scratch.replace(self.path / "tokenizer.json")
 
     def log(self, entry: dict[str, Any]) -> None:
         """Add a line to `log.jsonl`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import transformers
@@ -12,6 +11,7 @@ from personas.conversation import Role
 from personas.layout import Layout
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Corpus, Stream
+from trainer.layouts import resolve_base
 from trainer.model import TrainingModel
 from worker.head import load_head
 
@@ -20,11 +20,6 @@ MAX_COUNTED = 2000
 SHARE_OF_FREE_GPU_MEMORY = 0.8  # where the settings do not say
 # With fewer replies the same few would stand beside every right one.
 MIN_REPLIES = 50
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the named device; `auto` is the GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def limit_memory(device: torch.device, share: float | None) -> None:
@@ -59,7 +54,7 @@ def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> Tr
         else TrainingModel.from_scratch(config.scratch, layout, config.generation)
     )
     if config.num_candidates > 1:
-        model.add_choice_head(load_head(Path(config.base)) if config.base else None)
+        model.add_choice_head(load_head(resolve_base(config.base)) if config.base else None)
     if config.gradient_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
     model.model.to(device)  # type: ignore[arg-type]

@@ -26,9 +26,10 @@ from trainer.optimizer import Optimizer, schedule
 from trainer.ranks import Ranks
 from trainer.run_figures import run_figures, summary
 from trainer.run_folder import RunFolder
-from trainer.start import build_model, build_stream, choose_device, resolved
+from trainer.start import build_model, build_stream, resolved
 from trainer.step import Taken, take_gradient
 from trainer.track import Tracking
+from worker.device import choose_device
 
 log = structlog.get_logger(__name__)
 
@@ -69,21 +70,22 @@ class Run:
 
     @classmethod
     def prepare(cls, config: TrainConfig, path: Path) -> Run:
-        """Read the data and build layout and model as the configuration says; nothing is written but the tokenizer."""
+        """Read the data and build layout and model as the configuration says; then write the tokenizer, no more."""
         torch.manual_seed(config.seed)
-        ranks = Ranks.start(choose_device(config.device))
+        ranks = Ranks.start(choose_device(config.device)[0])
         corpora = [Corpus.read(source) for source in config.data]
         valid = [Corpus.read(source, "valid") for source in config.valid]
-        folder = RunFolder(path)
         if not ranks.is_first:
             ranks.wait()
         layout = build_layout(config, corpora, path)
-        if ranks.is_first:
-            ranks.wait()
         if layout.name != "corpus":
             corpora, valid = ([corpus.in_passages() for corpus in some] for some in (corpora, valid))
         model = build_model(config, layout, ranks.device)
         stream = build_stream(config, corpora, layout)
+        folder = RunFolder(path)
+        if ranks.is_first:
+            folder.keep_tokenizer(layout)
+            ranks.wait()
         return cls(resolved(config, stream), folder, layout, model, stream, valid, ranks)
 
     @property

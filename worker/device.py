@@ -19,7 +19,10 @@ def choose_device(asked: str = "auto") -> tuple[torch.device, str]:
         if torch.cuda.is_available():
             return torch.device("cuda"), f"found {torch.cuda.get_device_name()}"
         return torch.device("cpu"), "no GPU that torch can use"
-    device = torch.device(asked)
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise SettingsError(f"device: {asked!r} is none; known are auto, cpu, cuda, cuda:1 and so on, mps.") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingsError(
             f"device: {asked} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} such "

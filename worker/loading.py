@@ -91,7 +91,7 @@ def _loaded(model: str | Found, *, device: str, dtype: str, registry: Registry |
     found = model if isinstance(model, Found) else find_model(model, registry)
     if found.reference and registry:
         registry.verify(found.reference)
-    folder = found.place if isinstance(found.place, Path) else _fetched(found.place)
+    folder = _here(found.place)
     checkpoint = read_checkpoint(folder) if is_checkpoint(folder) else None
     network, layout = _load_ours(checkpoint, stored_dtype(chosen_dtype)) if checkpoint else _load_plain(folder)
     _check_vocabulary(folder, network, layout)
@@ -159,6 +159,15 @@ def resolve_model(model: str = "") -> Path | str:
     raise CheckpointError(f"{model}: there is no such folder. {_known_models()}")
 
 
+def model_folder(model: str = "") -> Path:
+    """Return the folder of a model, fetched from the hub where it is a hub id; raise `CheckpointError` without one."""
+    return _here(resolve_model(model))
+
+
+def _here(place: Path | str) -> Path:
+    return place if isinstance(place, Path) else _fetched(place)
+
+
 def _name(found: Found) -> str:
     """A registered version's folder is called by the version, the one around it by the name."""
     is_registered = isinstance(found.place, Path) and (found.place / LINEAGE_FILE).is_file()
@@ -200,7 +209,7 @@ def _fetched(hub_id: str) -> Path:
 def _load_ours(checkpoint: Checkpoint, dtype: torch.dtype) -> tuple[PreTrainedModel, Layout]:
     layout = load_layout(checkpoint.folder)
     if checkpoint.kind == "full":
-        return _load_network(checkpoint.folder), layout
+        return load_network(checkpoint.folder), layout
     return _merged(checkpoint, layout, dtype), layout
 
 
@@ -210,7 +219,7 @@ def _load_plain(folder: Path) -> tuple[PreTrainedModel, Layout]:
             f"{folder} is neither a checkpoint of ours (checkpoint.json) nor a Hugging Face model (config.json). "
             f"{_known_models()}"
         )
-    network = _load_network(folder)
+    network = load_network(folder)
     return network, plain_layout(folder, max_tokens=model_window(network))
 
 
@@ -223,18 +232,25 @@ def plain_layout(folder: Path, *, max_tokens: int) -> Layout:
             f"{folder}: no tokenizer.json, nor {', '.join(TOKENIZER_FILES)}. Copy the whole folder again."
         )
     with tempfile.TemporaryDirectory() as scratch:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
-            Path(scratch, "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-        except Exception as error:
-            raise LayoutError(f"{folder}: no tokenizer that can be read ({_first_line(error)})") from error
+        tokenizer = read_tokenizer(folder)
+        Path(scratch, "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
         if isinstance(tokenizer.chat_template, str):
             Path(scratch, TEMPLATE_FILE).write_text(tokenizer.chat_template, encoding="utf-8")
         return layout_for_hf_folder(Path(scratch), max_tokens=max_tokens)
 
 
-def _load_network(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Read config and weights; weights that are missing are an error, not random numbers."""
+def read_tokenizer(folder: Path) -> Any:
+    """Read a folder's tokenizer, whatever files it is in; raise `LayoutError` where there is none in the fast form."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        tokenizer.backend_tokenizer.to_str()
+    except Exception as error:
+        raise LayoutError(f"{folder}: no tokenizer that can be read ({_first_line(error)})") from error
+    return tokenizer
+
+
+def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Read config and weights; weights that are missing are a `CheckpointError`, not random numbers."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
     except Exception as error:  # whatever a damaged or foreign folder makes transformers raise
@@ -252,7 +268,7 @@ def _load_network(folder: Path, dtype: torch.dtype = torch.float32) -> PreTraine
 
 def _merged(checkpoint: Checkpoint, layout: Layout, dtype: torch.dtype) -> PreTrainedModel:
     """Load the base and add the adapter, in float32 before anything is rounded."""
-    network = _load_network(base_of(checkpoint))
+    network = load_network(base_of(checkpoint))
     if layout.vocabulary_size > network.config.get_text_config().vocab_size:
         network.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
     try:
@@ -271,8 +287,7 @@ def base_of(checkpoint: Checkpoint) -> Path:
     if base not in HUB_IDS and beside.is_dir():
         return beside
     try:
-        found = resolve_model(base)
-        return found if isinstance(found, Path) else _fetched(found)
+        return model_folder(base)
     except PersonabotError as error:
         raise CheckpointError(f"{checkpoint.folder} is an adapter on {base}: {error}") from error
 

@@ -10,8 +10,10 @@ from transformers import GPT2LMHeadModel
 
 from personas.errors import LayoutError
 from personas.layout import Layout, Part, load_layout
+from personas.registry import SHIPPED_FOLDER
 from tests.trainer.test_train import DATA, config, tiny_base
 from trainer.config import ConfigError
+from trainer.continuing import settled
 from trainer.evaluate import score_dialogues
 from trainer.formats import Dialogue, read_dialogues
 from trainer.layouts import build_layout
@@ -74,3 +76,10 @@ def test_a_checkpoint_is_gone_on_with_in_its_own_layout(tmp_path: Path) -> None:
     assert layout.encode("how are you") == load_layout(folder).encode("how are you")
     with pytest.raises(ConfigError, match="was trained with persona"):
         build_layout(config(base=str(folder), layout="dialogpt"), [], tmp_path)
+
+
+def test_a_shipped_model_is_a_base_by_its_name(tmp_path: Path) -> None:
+    layout = build_layout(config(base="starter"), [], tmp_path)
+    assert layout.tokenizer_json() == load_layout(SHIPPED_FOLDER / "starter").tokenizer_json()
+    assert settled({"base": "starter"})["max_tokens"] == load_layout(SHIPPED_FOLDER / "starter").max_tokens
+    assert list(tmp_path.iterdir()) == []

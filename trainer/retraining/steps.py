@@ -21,10 +21,11 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 @app.callback()
 def limited() -> None:
     """Do one step of a retraining job, within its share of the GPU's memory."""
-    from trainer.start import choose_device, limit_memory
+    from trainer.start import limit_memory
+    from worker.device import choose_device
 
     settings = load_settings()
-    limit_memory(choose_device(settings.device), settings.training_gpu_share)
+    limit_memory(choose_device(settings.device)[0], settings.training_gpu_share)
 
 
 @app.command()
