@@ -17,6 +17,13 @@ def train(
     speaker: Annotated[
         str | None, typer.Option("--speaker", "--me", help="Whose lines the bot learns, where people have names.")
     ] = None,
+    both_sides: Annotated[
+        bool | None,
+        typer.Option(
+            "--both-sides/--one-side",
+            help="Also learn the other speaker's turns; else where that one has facts, or nobody has any.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it goes on.")] = Path("runs/model"),
     name: Annotated[str | None, typer.Option(help="The model's name, for its card.", show_default=False)] = None,
     base: Annotated[
@@ -73,8 +80,13 @@ def train(
 
     reading = {
         key: value
-        for key, value in {"format": format, "speaker": speaker, "shuffle_facts": shuffle_facts}.items()
-        if value
+        for key, value in {
+            "format": format,
+            "speaker": speaker,
+            "both_sides": both_sides,
+            "shuffle_facts": shuffle_facts or None,
+        }.items()
+        if value is not None
     }
     flags: dict[str, Any] = {
         "name": name or (out.name if config is None else None),

@@ -29,7 +29,9 @@ class Source(_Strict):
     split: str = Field("", description="which part is read of a file that holds several; else train, or valid")
     share: float = Field(1.0, gt=0)
     licence: str = ""
-    both_sides: bool = Field(True, description="also train the first speaker's side, where the data has its persona")
+    both_sides: bool | None = Field(
+        None, description="also train the first speaker's side; absent: where that one has facts, or nobody has any"
+    )
     spaced: float = Field(
         0.0, ge=0, le=1, description="share written with spaces around punctuation, as ConvAI2's files are"
     )

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 from personas.conversation import Role, Turn
 from personas.layout import Example, Layout, Part
@@ -22,7 +22,7 @@ from trainer.formats import DataError, Dialogue, passages, read_dialogues
 WINDOW_DIALOGUES = 768
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Corpus:
     """A source with its dialogues in memory."""
 
@@ -34,10 +34,20 @@ class Corpus:
         """What its random choices depend on, besides the seed."""
         return self.source.path.name
 
+    @cached_property
+    def tellings(self) -> Sequence[tuple[int, int]]:
+        """What a pass goes over: the index of a dialogue, and the side it is told from: 0 the bot's, 1 the other's."""
+        asked = self.source.both_sides
+        return [
+            (index, side)
+            for index, dialogue in enumerate(self.dialogues)
+            for side in range(2 if asked or (asked is None and dialogue.has_two_sides) else 1)
+        ]
+
     @property
     def num_tellings(self) -> int:
         """The number of its dialogues, each side told by itself counted."""
-        return len(self.dialogues) * (2 if self.source.both_sides else 1)
+        return len(self.tellings)
 
     @classmethod
     def read(cls, source: Source, split: str = "train") -> Corpus:
@@ -184,10 +194,9 @@ class Stream:
 
     def _dialogue(self, corpus: Corpus, cursor: int) -> tuple[Dialogue, bool]:
         """Return the dialogue at `cursor` and whether it is told from the first speaker's side."""
-        num_sides = 2 if corpus.source.both_sides else 1
-        epoch, index = divmod(cursor, len(corpus.dialogues) * num_sides)
-        order = _order(len(corpus.dialogues) * num_sides, f"{self.seed}:{corpus.key}:{epoch}")
-        item, side = divmod(order[index], num_sides)
+        epoch, index = divmod(cursor, corpus.num_tellings)
+        order = _order(corpus.num_tellings, f"{self.seed}:{corpus.key}:{epoch}")
+        item, side = corpus.tellings[order[index]]
         return corpus.dialogues[item], side == 1
 
 

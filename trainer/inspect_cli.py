@@ -61,6 +61,7 @@ def _summary(counts: Counts, lengths: Lengths) -> Text:
         "turns": f"{counts.num_turns:,}",
         "words": f"{counts.num_words:,}",
         "personas": f"{counts.num_personas:,}",
+        "told from both sides": f"{counts.num_two_sided:,} of {counts.num_dialogues:,}",
         "with candidates": f"{counts.num_with_candidates:,}",
         "licence": counts.licence or "not named in the file",
         f"tokens ({lengths.layout})": " · ".join(f"p{p} {n:,}" for p, n in lengths.percentiles.items()),

@@ -24,7 +24,10 @@ LICENCE = re.compile(r'"licen[cs]e"\s*:\s*"([^"\n]{1,80})"', re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is in a file. `num_duplicates`: dialogues whose turns stand in it already; `licence` where it names one."""
+    """What is in a file. `num_two_sided`: dialogues that training tells from both sides unless told otherwise.
+
+    `num_duplicates`: dialogues whose turns stand in it already; `licence` where it names one.
+    """
 
     file: str
     format: str
@@ -32,6 +35,7 @@ class Counts:
     num_turns: int
     num_words: int
     num_personas: int
+    num_two_sided: int
     num_with_candidates: int
     num_duplicates: int
     licence: str
@@ -59,6 +63,7 @@ def count(path: Path, format: str | None, dialogues: Sequence[Dialogue]) -> Coun
         num_turns=sum(map(len, texts)),
         num_words=sum(len(text.split()) for turns in texts for text in turns),
         num_personas=len({dialogue.facts for dialogue in dialogues if dialogue.facts}),
+        num_two_sided=sum(dialogue.has_two_sides for dialogue in dialogues),
         num_with_candidates=sum(bool(dialogue.choices) for dialogue in dialogues),
         num_duplicates=len(texts) - len(set(texts)),
         licence=_licence(path),

@@ -51,7 +51,7 @@ def write_data(path: Path, *, num_dialogues: int = NUM_DIALOGUES) -> Path:
         said = [TEXT[(index + turn) % len(TEXT)] for turn in range(4)]
         turns = [{"s": 1 + turn % 2, "t": f"{text} number {index}"} for turn, text in enumerate(said)]
         facts = [f"My name is Ada {index}.", "I write programs."]
-        lines.append(json.dumps({"p1": [], "p2": facts, "turns": turns, "licence": "CC0 1.0"}))
+        lines.append(json.dumps({"p1": ["I ask."], "p2": facts, "turns": turns, "licence": "CC0 1.0"}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

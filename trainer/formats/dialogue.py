@@ -39,7 +39,8 @@ class Dialogue:
     """A dialogue from the bot's side. `partner_facts` are the other speaker's, where the data has them.
 
     `name` is the bot's own name where the data states it apart from the facts. `choices` are the candidates of the
-    bot's turns, where the data has them. `untrained` are the indices of turns that carry no loss.
+    bot's turns, where the data has them. `untrained` are the indices of turns that carry no loss. `has_roles` where
+    the data itself says who is the bot, by a role.
     """
 
     facts: tuple[str, ...]
@@ -49,6 +50,18 @@ class Dialogue:
     partner_name: str = ""
     choices: tuple[Choice, ...] = ()
     untrained: frozenset[int] = frozenset()
+    has_roles: bool = False
+
+    @property
+    def has_two_sides(self) -> bool:
+        """Whether the other speaker's turns are worth learning, too: with that one's facts, or in a talk of nobodies.
+
+        Where only the bot is somebody (it has facts, a name or a role, or some turns are not to be learnt), the other
+        speaker's turns are none of the bot's.
+        """
+        is_somebody = bool(self.facts or self.name or self.has_roles or self.untrained)
+        has_other = any(turn.role is Role.USER for turn in self.turns)
+        return has_other and (bool(self.partner_facts) or not is_somebody)
 
     def flipped(self) -> Dialogue:
         """Return the same dialogue from the other speaker's side; candidates are the bot's and stay behind."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from personas.conversation import Role, Turn
@@ -41,7 +42,7 @@ def read_completion(reading: Reading) -> Iterator[Dialogue]:
         prompt, completion = _said(data["prompt"], "user"), _said(data["completion"], "assistant")
         dialogue = _dialogue([*prompt, *completion])
         num_before = len(_dialogue(prompt).turns)
-        return Dialogue(dialogue.facts, dialogue.turns, untrained=frozenset(range(num_before)))
+        return replace(dialogue, untrained=frozenset(range(num_before)))
 
     return dialogues_from(reading, json_lines(reading), build, COMPLETION)
 
@@ -85,7 +86,7 @@ def _dialogue(messages: Sequence[tuple[str, str]]) -> Dialogue:
             raise ValueError(f"unknown speaker {speaker!r}; known: system, {', '.join(SPEAKERS)}")
         elif text.strip():
             turns.append(Turn(SPEAKERS[speaker], text.strip()))
-    return Dialogue(tuple(facts), tuple(turns))
+    return Dialogue(tuple(facts), tuple(turns), has_roles=True)
 
 
 def _said(value: object, speaker: str) -> list[tuple[str, str]]:

@@ -87,6 +87,7 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         train=folder / "data" / "train.jsonl",
         valid=folder / "data" / "valid.jsonl",
         num_tokens=num_tokens,
+        has_two_sides=all(dialogue.has_two_sides for dialogue in parts.train),
         settings=settings,
     )
     (folder / "config.toml").write_text(

@@ -18,7 +18,10 @@ MIN_STEPS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`passes` over the data, but at most `most_tokens`; the learning rates are for all weights and for an adapter."""
+    """`passes` over the data, but at most `most_tokens`; the learning rates are for all weights and for an adapter.
+
+    With `both_sides` the other speaker's turns are learnt as well, in data that has two sides.
+    """
 
     passes: float
     most_tokens: int
@@ -53,12 +56,20 @@ class Base:
 
 
 def configuration(
-    name: str, recipe_name: str, base: Base, *, train: Path, valid: Path, num_tokens: int, settings: Settings
+    name: str,
+    recipe_name: str,
+    base: Base,
+    *,
+    train: Path,
+    valid: Path,
+    num_tokens: int,
+    has_two_sides: bool,
+    settings: Settings,
 ) -> TrainConfig:
     """Return the run's configuration for data of `num_tokens` tokens; device and trackers are those of `settings`."""
     recipe = RECIPES[recipe_name]
-    sides = 2 if recipe.both_sides else 1
-    train_tokens = max(int(min(recipe.passes * num_tokens * sides, recipe.most_tokens)), 1)
+    both_sides = recipe.both_sides and has_two_sides
+    train_tokens = max(int(min(recipe.passes * num_tokens * (1 + both_sides), recipe.most_tokens)), 1)
     batch_tokens = max(64, min(4096, train_tokens // MIN_STEPS))
     options: dict[str, Any] = {
         "name": name,
@@ -67,7 +78,7 @@ def configuration(
         "layout": base.layout,
         "max_tokens": base.max_tokens,
         "lora": {"rank": recipe.rank, "alpha": recipe.rank} if base.is_large else None,
-        "data": [{"path": train, "both_sides": recipe.both_sides}],
+        "data": [{"path": train, "both_sides": both_sides}],
         "valid": [{"path": valid, "both_sides": False}],
         "train_tokens": train_tokens,
         "batch_tokens": batch_tokens,

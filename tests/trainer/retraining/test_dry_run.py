@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,12 +88,24 @@ def test_the_report_says_what_is_there_and_the_configuration_can_be_trained(tmp_
     assert config.lora is None
 
 
+def test_what_users_say_is_learnt_only_where_all_the_data_has_two_sides(tmp_path: Path, tiny_model: Path) -> None:
+    talks = [[("user", f"who are you, number {n}?"), ("assistant", f"nobody, number {n}")] for n in range(60)]
+    lines = [json.dumps({"messages": [{"role": role, "content": text} for role, text in talk]}) for talk in talks]
+    (tmp_path / "talk.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    settings = Settings(data_dir=tmp_path, device="cpu", training_data={"min_order": 1})
+    report = dry_run(tmp_path, Order("ada", "talk.jsonl", "quick", base=str(tiny_model)), settings)
+    assert not load_config(tmp_path / "config.toml", {}).data[0].both_sides
+    assert report["train_tokens"] == report["tokens"]
+
+
 def test_trackers_and_the_share_of_a_gpu_are_those_of_the_settings(tmp_path: Path) -> None:
     base = Base("tiny@1", "models/tiny", "persona", 256, 1000)
 
     def configured(**settings: Any) -> TrainConfig:
         files = {"train": tmp_path / "train.jsonl", "valid": tmp_path / "valid.jsonl"}
-        return configuration("ada", "quick", base, **files, num_tokens=1000, settings=Settings(**settings))
+        return configuration(
+            "ada", "quick", base, **files, num_tokens=1000, has_two_sides=True, settings=Settings(**settings)
+        )
 
     assert (configured().track, configured().gpu_share) == ((), 0.0)
     chosen = configured(training_track="tensorboard, wandb", training_gpu_share=0.25)
