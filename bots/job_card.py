@@ -41,7 +41,8 @@ def final_report(job: Job) -> str:
         return ""
     before, after = result["before"], result["after"]
     names = result.get("names") or ["before", "after"]
-    lines = [f"{names[0]} → {names[1]}"] if job.order.other else []
+    sides = names if job.order.other else [result.get("present", ""), result.get("version", "")]
+    lines = [" → ".join(sides)] if all(sides) else []
     lines += [line for name in _FIGURES if (line := _figure(name, before, after))]
     for prompt, old, new in zip(result["prompts"], before["replies"], after["replies"], strict=True):
         lines += ["", f"“{prompt}”", f"{names[0]}: {_shortened(old)}", f"{names[1]}: {_shortened(new)}"]

@@ -79,8 +79,11 @@ def show(reference: Reference, is_json: AsJson = False) -> None:
     for key, value in described.items():
         if value not in (None, "", {}, []) and key not in ("verdict", "files", "format"):
             table.add_row(key, Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
-    for figure in version.lineage.verdict.figures if version.lineage.verdict else ():
-        table.add_row("gate", Text(f"{'kept' if figure.is_met else 'NOT KEPT'}: {figure}"))
+    if verdict := version.lineage.verdict:
+        for figure in verdict.figures:
+            table.add_row("gate", Text(f"{'kept' if figure.is_met else 'NOT KEPT'}: {figure}"))
+        if verdict.against:
+            table.add_row("judged beside", Text(verdict.against))
     Console().print(table)
 
 

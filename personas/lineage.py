@@ -51,6 +51,7 @@ class Verdict(_Record):
     """What the gate measured; a model is accepted if every figure keeps its limit."""
 
     figures: tuple[Figure, ...] = Field(min_length=1)
+    against: str = Field("", description="the model that it was measured beside, which it was to take the place of")
     at: datetime = Field(default_factory=now)
 
     @property

@@ -23,8 +23,8 @@ from trainer.retraining.gate import Measured, decide, measure
 from trainer.retraining.job_log import RunLog, draw_curve
 from trainer.retraining.recipes import Base
 from trainer.retraining.samples import PROMPTS, replies, speaker
-from trainer.retraining.starting_point import find_base, folder_of, on_original_base
-from worker.loading import load_model
+from trainer.retraining.starting_point import find_base, folder_of, on_original_base, present_model
+from worker.loading import Found, find_model, load_model
 from worker.queue.job import Order
 
 
@@ -35,12 +35,13 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
     _keep_curve_and_speed(folder, order, base, settings)
     version = _registered(registry, folder, order, report, base)
     held_out = list(read_dialogues(folder / "data" / "valid.jsonl"))
-    models = {"before": base.path, "after": str(version.folder)}
+    present, place = _present(version, folder, order, base, settings)
+    models = {"before": place, "after": str(version.folder)}
     measured = {
         side: measure(load_model(model, device=settings.device, dtype=settings.dtype), held_out)
         for side, model in models.items()
     }
-    verdict = decide(measured["after"], measured["before"], settings.gate)
+    verdict = decide(measured["after"], measured["before"], settings.gate).model_copy(update={"against": present})
     registry.record(version.reference, verdict=verdict)
     # Asked again, since others may have begun to speak with that name meanwhile; no force overrules it.
     why_not = obstacle(settings, order.name, order.persona)
@@ -49,6 +50,7 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
         _serve(registry, version, order)
     persona = speaker(settings, order.persona)
     return {
+        "present": present,
         "version": version.reference,
         "digest": version.digest,
         "is_promoted": is_promoted,
@@ -65,6 +67,20 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
 def figures(measured: Measured) -> dict[str, float]:
     """Return what the gate measured, without what was said."""
     return {name: value for name, value in asdict(measured).items() if name != "smoke"}
+
+
+def _present(version: Version, folder: Path, order: Order, base: Base, settings: Settings) -> tuple[str, str]:
+    """Return the model that `version` has to be no worse than, as a reference and as what can be loaded.
+
+    It is what is served when this is asked, others having been promoted since the training began; the base where
+    nothing is served yet. A judgement that is repeated goes by the first one, which may have ended in a promotion.
+    """
+    before = version.lineage.verdict if version.lineage.job == folder.name else None
+    if before and before.against:
+        found: Found | None = find_model(before.against, Registry.of(settings))
+    else:
+        found = present_model(order, settings)
+    return (found.reference or str(found.place), str(found.place)) if found else (base.reference, base.path)
 
 
 def _serve(registry: Registry, version: Version, order: Order) -> None:

@@ -6,6 +6,7 @@ so that it stays small and every voice can share that base.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from personas.catalogue import load_catalogue
 from personas.checkpoint import Checkpoint, Description, is_checkpoint, read_checkpoint, write_description
+from personas.errors import PersonabotError
 from personas.layout import TEMPLATE_FILE, Layout, load_layout
 from personas.registry import Registry
 from personas.settings import Settings
@@ -26,7 +28,7 @@ from trainer.retraining.recipes import Base
 from trainer.retraining.retention import BASES
 from worker.bases import HUB_IDS
 from worker.engine.runner import model_window
-from worker.loading import find_model, load_model, plain_layout, resolve_model
+from worker.loading import Found, find_model, load_model, plain_layout, resolve_model
 from worker.queue.job import Order
 
 LAYOUT_FILES: Final = ("layout.json", "tokenizer.json", TEMPLATE_FILE)
@@ -45,6 +47,19 @@ def voice_of(order: Order, settings: Settings) -> str:
     """Return what the order's persona speaks with now, which its new voice goes on from; "" for the default."""
     persona = load_catalogue(settings.personas_dir).get(order.persona) if order.persona else None
     return speaks_with(settings, persona) if persona else ""
+
+
+def present_model(order: Order, settings: Settings) -> Found | None:
+    """Return what the order's model would take the place of, as it is now; None where nothing speaks there yet.
+
+    For a persona that is what it speaks with, or else what everybody is answered by, whatever the training began from.
+    """
+    registry = Registry.of(settings)
+    default = registry.chosen() or settings.model
+    for reference in dict.fromkeys((voice_of(order, settings) or default, default)):
+        with contextlib.suppress(PersonabotError):  # a voice that can't be loaded leaves its persona with the default
+            return find_model(reference, registry)
+    return None
 
 
 def folder_of(registry: Registry, reference: str) -> Path | None:
