@@ -35,6 +35,7 @@ from rich.table import Table
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.limits import products_tokens_per_s, read_bytes_per_s, weight_bytes
+from benchmarks.llama_cpp import FORMATS, llama_cpp_player
 from benchmarks.peers import (
     Subject,
     play_continuous_batches,
@@ -183,6 +184,9 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
             bench.add("transformers continuous batches", play_continuous_batches(subject, max(flags.concurrency)))
             for dtype in CTRANSLATE2_DTYPES if find_spec("ctranslate2") else []:
                 bench.add(f"CTranslate2 {dtype}", play_ctranslate2(subject, max(flags.concurrency), dtype=dtype))
+            for kind in FORMATS if find_spec("xllamacpp") else []:
+                play = stack.enter_context(llama_cpp_player(subject, max(flags.concurrency), kind=kind))
+                bench.add(f"llama.cpp {kind}", play)
         names = dtypes_here(flags.dtype)[: 2 if flags.quick else None]  # a third format would take too long for that
         has_graphs = (False, True) if subject.model.device.type == "cuda" else (False,)
         own = list(itertools.product(names, has_graphs))
@@ -287,7 +291,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=4, help="turns of each conversation")
     parser.add_argument("--baseline-turns", type=int, help="let the baseline play only so many turns of each")
     parser.add_argument(
-        "--peers", action="store_true", help="also batches of transformers, and CTranslate2 if installed"
+        "--peers", action="store_true", help="also batches of transformers, and CTranslate2 and llama.cpp if installed"
     )
     parser.add_argument("--vllm-python", help="the Python of an environment with vLLM; it takes part")
     parser.add_argument("--vllm-dtype", nargs="+", default=["bfloat16"], help="float32, bfloat16 (default)")

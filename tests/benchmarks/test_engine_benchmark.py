@@ -7,14 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 
 from benchmarks.engine import BASELINE, OURS, SHAPES, dtypes_here, paired_ratio, subject_for
 from benchmarks.limits import matrices, weight_bytes
+from benchmarks.llama_cpp import FORMATS, llama_cpp_player, write_gguf
 from benchmarks.peers import play_ctranslate2, play_static_batches
 from benchmarks.plot import draw
 from benchmarks.workload import Run, Talks, Turn, conversations, figures, percentile
-from tests.helpers.tiny_families import tiny_gpt2
+from tests.helpers.tiny_families import FAMILIES, tiny_gpt2
 from tests.helpers.tiny_model import tiny_checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,6 +66,25 @@ def test_static_batches_answer_every_turn(tiny: Path) -> None:
     run = play_static_batches(subject, 2)(talks)
     assert run.num_tokens == sum(turn.num_new_tokens for turns in talks for turn in turns)
     assert len(run.latencies_s) == 6
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_llama_cpp_generates_as_many_tokens_as_it_is_asked_for(tiny: Path, kind: str) -> None:
+    pytest.importorskip("xllamacpp")
+    subject = subject_for(str(tiny), None)
+    talks = conversations(subject.allowed, window=subject.window, number=2, num_turns=2)
+    with llama_cpp_player(subject, 2, kind=kind) as play:
+        assert play(talks).num_tokens == sum(turn.num_new_tokens for turns in talks for turn in turns)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_is_written_for_llama_cpp_with_all_of_its_weights(family: str, tmp_path: Path) -> None:
+    model = FAMILIES[family]().requires_grad_(False)
+    write_gguf(model, tmp_path / "model.gguf", FORMATS["float32"])
+    written = gguf.GGUFReader(tmp_path / "model.gguf").tensors
+    assert sum(int(tensor.n_elements) for tensor in written) >= sum(p.numel() for p in model.parameters())
+    largest = max(float(abs(tensor.data).max()) for tensor in written)
+    assert largest == max(float(p.abs().max()) for p in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
