@@ -102,8 +102,6 @@ class TrainingModel:
         self.choice_head: ChoiceHead | None = None
         self.description = description
         fuse_activations(model)
-        if next(model.parameters()).device.type == "cpu":
-            model.set_attn_implementation(ATTENTION)
 
     @classmethod
     def from_scratch(cls, shape: ScratchModel, layout: Layout, generation: GenerationSettings) -> TrainingModel:
@@ -181,6 +179,16 @@ class TrainingModel:
         return states.to(dtype)
 
     @property
+    def to(self, device: torch.device) -> None:
+        """Move the weights to `device`, and compute as is quickest there."""
+        self.model.to(device)  # type: ignore[arg-type]
+        if self.choice_head is not None:
+            self.choice_head.to(device)
+        if device.type == "cpu":
+            self.model.set_attn_implementation(ATTENTION)
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+
     def head(self) -> Tensor:
         """The output embedding (V, H)."""
         weight: Tensor = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]

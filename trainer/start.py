@@ -57,9 +57,7 @@ def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> Tr
         model.add_choice_head(load_head(resolve_base(config.base)) if config.base else None)
     if config.gradient_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
-    model.model.to(device)  # type: ignore[arg-type]
-    if model.choice_head is not None:
-        model.choice_head.to(device)
+    model.to(device)
     return model
 
 

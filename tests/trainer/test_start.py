@@ -1,11 +1,14 @@
-"""How much of a GPU's memory a run may take, as a decision; on a CPU there is nothing to limit."""
+"""What a run begins with: its model where it is to be, and how much of a GPU's memory it may take."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from trainer.start import limit_memory, memory_share
+from tests.helpers.layouts import persona_layout
+from tests.trainer.test_train import config
+from trainer.model import ATTENTION
+from trainer.start import build_model, limit_memory, memory_share
 
 GIB = 2**30
 
@@ -33,3 +36,10 @@ def test_on_a_gpu_a_run_fails_beyond_its_share_instead_of_taking_what_others_nee
         torch.empty(total // 50, dtype=torch.uint8, device="cuda")
     finally:
         limit_memory(torch.device("cuda"), 1.0)
+
+
+@pytest.mark.parametrize(("device", "is_ours"), [("cpu", True), ("meta", False)])
+def test_our_attention_is_for_the_cpu_and_everywhere_else_the_librarys_own(device: str, is_ours: bool) -> None:
+    built = build_model(config(num_candidates=2), persona_layout(), torch.device(device))
+    assert (built.model.config._attn_implementation == ATTENTION) is is_ours
+    assert {parameter.device.type for parameter in built.parameters()} == {device}
