@@ -181,7 +181,7 @@ def _line(version: Version) -> str:
     if version.lineage.by:
         said.append(f"by {version.lineage.by}")
     if version.lineage.is_refused:
-        said.append(f"refused: {'; '.join(version.reasons)}")
+        said.append(f"{version.lineage.judgement}: {'; '.join(version.lineage.reasons)}")
     elif version.lineage.forced_by:
         said.append(f"by force of {version.lineage.forced_by}")
     return ", ".join(said)

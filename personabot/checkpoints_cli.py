@@ -18,7 +18,7 @@ from personas.catalogue import Catalogue, load_catalogue
 from personas.errors import CheckpointError, PersonabotError
 from personas.leases import held_versions
 from personas.registry import DEFAULT_KEPT, Registry, Version
-from personas.voices import caution, give, given_voices, roll_back, speakers_of
+from personas.voices import caution, give, given_voices, pinned, roll_back, speakers_of
 from personas.voices import withdraw as taken_away
 
 app = typer.Typer(
@@ -172,10 +172,12 @@ def prune(
     name: Annotated[str | None, typer.Argument(help="Only this name.", show_default=False)] = None,
     keep: Annotated[int, typer.Option(min=0, help="How many of the newest versions stay in any case.")] = DEFAULT_KEPT,
 ) -> None:
-    """Delete old versions; the current one, the one before it, and what is in use or a base of others stay."""
-    registry = _registry()
+    """Delete old versions; the current one, the one before it, and what is in use, pinned or a base of others stay."""
+    from personas.settings import load_settings
+
+    registry, in_files = _registry(), pinned(load_settings())
     for each in [name] if name else registry.names():
-        for version in registry.prune(each, keep=keep):
+        for version in registry.prune(each, keep=keep, pinned=in_files):
             typer.echo(f"deleted {version.reference}")
 
 
@@ -251,11 +253,8 @@ def _described(version: Version, held: Mapping[str, list[str]], speaking: Mappin
 
 
 def _verdict(version: Version) -> str:
-    if version.lineage.forced_by:
-        return f"refused, forced by {version.lineage.forced_by}"
-    if version.lineage.verdict is None:
-        return ""
-    return "refused" if version.lineage.is_refused else "accepted"
+    forced = f", forced by {version.lineage.forced_by}" if version.lineage.forced_by else ""
+    return f"{version.lineage.judgement}{forced}"
 
 
 def _print_json(value: Any) -> None:

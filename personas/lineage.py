@@ -82,9 +82,23 @@ class Lineage(_Record):
     files: dict[str, str] = Field(default_factory=dict, description="file in the folder → SHA-256, as it was added")
 
     @property
+    def judgement(self) -> Literal["", "accepted", "refused", "not judged"]:
+        """What the gate said; "" for a version that did not come from a training job, which the gate never sees."""
+        if self.verdict is None:
+            return "not judged" if self.job else ""
+        return "accepted" if self.verdict.is_accepted else "refused"
+
+    @property
     def is_refused(self) -> bool:
-        """Whether the gate refused it and nobody overruled that."""
-        return self.verdict is not None and not self.verdict.is_accepted and not self.forced_by
+        """Whether it may not be served: the gate refused it, or has not judged it yet, and nobody overruled that."""
+        return self.judgement in ("refused", "not judged") and not self.forced_by
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it may not be served unless by force, in words."""
+        if self.judgement == "not judged":
+            return ("its job ended before the gate had judged it, or is at it",)
+        return self.verdict.reasons if self.verdict else ()
 
 
 class Promotion(_Record):

@@ -12,9 +12,11 @@ too, with a read-only version `shipped`. Any process may call any method; change
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -58,12 +60,6 @@ class Version:
     def is_shipped(self) -> bool:
         """Whether it came with the program, and so cannot be changed or deleted."""
         return self.version == SHIPPED
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """Why the gate refused it; empty where it did not."""
-        verdict = self.lineage.verdict
-        return verdict.reasons if verdict else ()
 
     @property
     def sequence(self) -> int:
@@ -120,8 +116,8 @@ class Registry:
         version = self.version(reference)
         if version.lineage.is_refused:
             raise CheckpointRefused(
-                f"{version.reference} was refused by the gate and is kept for a look only: "
-                f"{'; '.join(version.reasons)}. An owner may promote it by force."
+                f"{version.reference} is {version.lineage.judgement} by the gate and kept for a look only: "
+                f"{'; '.join(version.lineage.reasons)}. An owner may promote it by force."
             )
         return version
 
@@ -238,17 +234,20 @@ class Registry:
             raise CheckpointError(f"{version.reference} is damaged: {', '.join(wrong)}. Add or pull it again.")
         read_checkpoint(version.folder)
 
-    def prune(self, name: str, *, keep: int = DEFAULT_KEPT) -> list[Version]:
+    def prune(self, name: str, *, keep: int = DEFAULT_KEPT, pinned: Iterable[str] = ()) -> list[Version]:
         """Delete old versions of `name` and return them.
 
-        The last `keep`, the current one, the one a rollback goes to, what a process holds and the bases of what is kept
-        stay.
+        The last `keep`, the current one, the one a rollback goes to, what a process holds, the bases of what is kept
+        and what the references `pinned` name stay (see `voices.pinned`).
         """
         with self._lock(name):
             versions = [each for each in self.versions(name) if not each.is_shipped]
             targets = {promotion.version for promotion in self._pointer(name).promotions[-2:]}
             bases = {version.lineage.base for other in self.names() for version in self.versions(other)}
             kept = {*held_versions(self.folder), *bases, *(f"{name}@{target}" for target in targets)}
+            for reference in pinned:
+                with contextlib.suppress(RegistryError):  # of another registry, or no version at all
+                    kept.add(self.version(reference).reference)
             goes = [each for each in versions[: max(len(versions) - keep, 0)] if each.reference not in kept]
             for version in goes:
                 trash = version.folder.with_name(f".gone-{version.version}-{uuid.uuid4().hex}")

@@ -83,6 +83,12 @@ def obstacle(settings: Settings, name: str, persona_name: str) -> str:
     return heard_by_others(name, persona, personas, given_voices(registry), served)
 
 
+def pinned(settings: Settings) -> frozenset[str]:
+    """Return the references that personas' files and the settings name: in use, even while nobody has them loaded."""
+    personas = (entry.persona for entry in load_catalogue(settings.personas_dir))
+    return frozenset(filter(None, (settings.model, *(persona.checkpoint for persona in personas))))
+
+
 def read_voices(registry: Registry) -> Voices:
     """Return what `voices.json` says; raises `RegistryError` for a damaged one."""
     path = registry.folder / VOICES_FILE

@@ -107,6 +107,19 @@ def test_prune_says_what_it_deleted(registry: Registry, tmp_path: Path) -> None:
     assert [version.sequence for version in registry.versions("ada")] == [3]
 
 
+def test_prune_keeps_a_version_that_a_personas_file_or_the_settings_pin(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for content in ("one", "two", "three"):
+        registry.add(bare_checkpoint(tmp_path / content, content), "ada")
+    (tmp_path / "personas").mkdir()
+    (tmp_path / "personas" / "ann.yaml").write_text("name: Ann\nfacts: [My name is Ann.]\ncheckpoint: ada@1\n")
+    monkeypatch.setenv("PERSONABOT_PERSONAS_DIR", str(tmp_path / "personas"))
+    monkeypatch.setenv("PERSONABOT_MODEL", "ada@2")
+    [gone] = [version.reference for version in registry.versions("ada") if version.sequence == 3]
+    assert run("prune", "--keep", "0") == f"deleted {gone}\n"
+
+
 def test_push_and_pull_between_two_data_folders(
     registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,18 @@ def test_what_the_gate_refused_is_kept_and_not_served(registry: Registry, add: A
     assert registry.version("ada@1").folder.is_dir()
 
 
+def test_what_its_job_left_before_the_gate_had_judged_it_is_not_served_either(registry: Registry, add: Add) -> None:
+    version = add("one", lineage=Lineage(job="12345678"))
+    assert version.lineage.judgement == "not judged"
+    with pytest.raises(CheckpointRefused, match="is not judged by the gate and kept for a look only: its job ended"):
+        registry.promote("ada@1", by="ann")
+    good = Verdict(figures=(Figure(name="bpb_new", value=1.0, limit=1.5),))
+    registry.record("ada@1", verdict=good)
+    assert registry.promote("ada@1").lineage.judgement == "accepted"
+    add("two", lineage=Lineage(job="23456789"))
+    assert registry.promote("ada@2", by="owner", is_forced=True).lineage.forced_by == "owner"
+
+
 def test_force_promotes_what_was_refused_and_is_recorded(registry: Registry, add: Add) -> None:
     add("one", lineage=Lineage(verdict=REFUSED))
     registry.promote("ada@1", by="owner", is_forced=True)
@@ -180,6 +192,12 @@ def test_prune_keeps_the_newest_the_current_the_one_before_it_and_what_is_used(r
     assert [version.sequence for version in registry.versions("ada")] == [1, 2, 4, 5, 7, 8]
     assert not any(version.folder.exists() for version in gone)
     assert registry.rollback("ada").sequence == 1
+
+
+def test_prune_keeps_what_somebody_pinned_by_any_name_for_it(registry: Registry, add: Add) -> None:
+    versions = [add(f"content {number}") for number in range(5)]
+    pinned = ["ada@2", f"ada@{versions[3].digest[:8]}", "ada", "ada@9", "eve@1", "no/such/folder"]
+    assert [version.sequence for version in registry.prune("ada", keep=0, pinned=pinned)] == [1, 3, 5]
 
 
 def test_the_lease_of_a_dead_process_holds_nothing(registry: Registry, add: Add) -> None:
