@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from trainer.config import Lora
-
-# Every linear layer of the Llama and GPT-2 families; peft takes those that exist.
-LINEAR_NAMES = (
-    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
-    *("c_attn", "c_proj", "c_fc"),
-)
 
 
 def adapter_shape(folder: Path) -> Lora:
@@ -32,19 +29,33 @@ def load_adapter(adapter: Any, folder: Path) -> None:
     set_peft_model_state_dict(adapter, {name: tensor.float() for name, tensor in tensors.items()})
 
 
+def linear_names(model: PreTrainedModel) -> list[str]:
+    """Return what the linear layers of `model` are called at the end of their names, without the output head."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and module is not head
+        }
+    )
+
+
 def with_adapter(model: PreTrainedModel, lora: Lora) -> Any:
-    """Put an adapter on every linear layer of `model`, in fp32."""
+    """Put an adapter on every linear layer of `model` but the output head, in fp32."""
     from peft import LoraConfig, get_peft_model
 
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=[name for name in LINEAR_NAMES if name in names],
+        target_modules=linear_names(model),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
         task_type="CAUSAL_LM",
     )
-    adapter = get_peft_model(model, config)
+    with warnings.catch_warnings():  # peft asks by a name that goes with transformers 6
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        adapter = get_peft_model(model, config)
     for module in adapter.modules():
         # Autocast does the casting; peft's own would send every activation through fp32.
         if hasattr(module, "cast_input_dtype_enabled"):
