@@ -60,7 +60,7 @@ def build_layout(config: TrainConfig, corpora: Sequence[Corpus], folder: Path) -
     if (folder / "tokenizer.json").is_file():
         return LAYOUTS[config.layout](folder, max_tokens=config.max_tokens)
     text = (
-        base_tokenizer(base, has_speakers=config.layout in WITH_SPEAKERS)
+        base_tokenizer(base, has_speakers=config.layout in WITH_SPEAKERS, is_frozen=config.lora is not None)
         if base
         else train_tokenizer((d for c in corpora for d in c.dialogues), vocabulary=config.scratch.vocabulary)
     )
@@ -74,12 +74,20 @@ def _continued(config: TrainConfig, checkpoint: Path) -> Layout:
     return type(own)(checkpoint, max_tokens=min(config.max_tokens, own.max_tokens))
 
 
-def base_tokenizer(base: Path, *, has_speakers: bool) -> str:
-    """Return the `tokenizer.json` of a base, with the tokens that mark speakers added where they are missing."""
+def base_tokenizer(base: Path, *, has_speakers: bool, is_frozen: bool) -> str:
+    """Return the `tokenizer.json` of a base, with the tokens that mark speakers added where they are missing.
+
+    Raises `ConfigError` where some are missing and the base's embeddings are frozen, so that nobody would learn them.
+    """
     from worker.loading import read_tokenizer
 
     tokenizer = read_tokenizer(base).backend_tokenizer
-    if has_speakers:
-        tokenizer.add_special_tokens([token for token in PERSONA_TOKENS if tokenizer.token_to_id(token) is None])
+    missing = [token for token in PERSONA_TOKENS if has_speakers and tokenizer.token_to_id(token) is None]
+    if missing and is_frozen:
+        raise ConfigError(
+            f"lora: {base} lacks the layout's tokens {', '.join(missing)}, and an adapter does not train new ones. "
+            "Take --layout dialogpt, or chat for an instruct base; or train all weights, without --lora."
+        )
+    tokenizer.add_special_tokens(missing)
     text: str = tokenizer.to_str()
     return text

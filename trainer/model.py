@@ -26,6 +26,7 @@ from trainer.adapter import adapter_shape, load_adapter, with_adapter
 from trainer.choice import HEAD_FILE, ChoiceHead
 from trainer.config import ScratchModel, TrainConfig
 from trainer.layouts import resolve_base
+from worker.engine.runner import vocabulary_size
 from worker.head import PREFIX
 from worker.loading import base_of, load_network
 
@@ -64,6 +65,23 @@ def fuse_activations(model: PreTrainedModel) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def add_tokens(model: PreTrainedModel, layout: Layout) -> None:
+    """Make room for the tokens that the layout adds; the one that ends a turn begins as the base's own end token.
+
+    The others begin near the mean of all, drawn by torch's seed. The vocabulary is padded to a multiple of 64.
+    """
+    num_old = vocabulary_size(model)
+    model.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
+    end = model.config.get_text_config().eos_token_id
+    known = [token for token in (end if isinstance(end, list) else [end]) if token is not None and token < num_old]
+    new = [token for token in layout.stop_ids if token >= num_old]
+    if not known or not new:
+        return
+    with torch.no_grad():
+        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):  # type: ignore[no-untyped-call]
+            embeddings.weight[new] = embeddings.weight[known[0]].clone()
 
 
 def token_types(model: PreTrainedModel, layout: Layout, ids: Tensor) -> dict[str, Tensor]:
@@ -135,8 +153,8 @@ class TrainingModel:
         if checkpoint is not None and checkpoint.kind == "adapter":
             base, lora, folder = checkpoint.base or "", adapter_shape(checkpoint.folder), base_of(checkpoint)
         model = load_network(folder, DTYPES[config.dtype] if lora else torch.float32)
-        if layout.vocabulary_size > model.config.vocab_size:
-            model.resize_token_embeddings(layout.vocabulary_size, pad_to_multiple_of=64)
+        if layout.vocabulary_size > vocabulary_size(model):
+            add_tokens(model, layout)
         if lora is None:
             return cls(model, layout, description=Description(kind="full", generation=generation))
         adapter = with_adapter(model, lora)
@@ -161,6 +179,16 @@ class TrainingModel:
         if own is not None:
             self.choice_head.summary.load_state_dict(own.state_dict())
 
+    def to(self, device: torch.device) -> None:
+        """Move the weights to `device`, and compute as is quickest there."""
+        self.model.to(device)  # type: ignore[arg-type]
+        if self.choice_head is not None:
+            self.choice_head.to(device)
+        if device.type == "cpu":
+            self.model.set_attn_implementation(ATTENTION)
+        if device.type == "cuda":
+            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
+
     def train(self, mode: bool = True) -> None:
         """Switch dropout on or off."""
         self.model.train(mode)
@@ -179,16 +207,6 @@ class TrainingModel:
         return states.to(dtype)
 
     @property
-    def to(self, device: torch.device) -> None:
-        """Move the weights to `device`, and compute as is quickest there."""
-        self.model.to(device)  # type: ignore[arg-type]
-        if self.choice_head is not None:
-            self.choice_head.to(device)
-        if device.type == "cpu":
-            self.model.set_attn_implementation(ATTENTION)
-        if device.type == "cuda":
-            torch.set_float32_matmul_precision("high")  # TF32 for what autocast leaves in float32
-
     def head(self) -> Tensor:
         """The output embedding (V, H)."""
         weight: Tensor = self.model.get_output_embeddings().weight  # type: ignore[no-untyped-call]

@@ -15,7 +15,7 @@ from personas.conversation import Role, Turn
 from personas.persona import GenerationSettings
 from tests.helpers.layouts import SENTENCES
 from tests.trainer.test_cli import DATA
-from trainer.config import TrainConfig, load_config
+from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.formats import PARSERS, Dialogue
 from trainer.tokenizer import train_tokenizer
 from trainer.train import Run
@@ -85,3 +85,20 @@ def test_a_base_as_it_lies_on_the_hub_is_fine_tuned_and_answers(
             persona, [Turn(Role.USER, "hello")], GenerationSettings(seed=1, max_new_tokens=5)
         )
     assert reply.num_new_tokens > 0
+
+
+def test_the_token_that_ends_a_turn_begins_as_the_bases_end_of_text(tmp_path: Path) -> None:
+    folder = base(tmp_path / "base", is_old=False)
+    end = GPT2LMHeadModel.from_pretrained(folder).transformer.wte.weight[-1]
+    run = Run.prepare(small("gpt2.toml", base=str(folder)), tmp_path / "run")
+    (stop,) = run.layout.stop_ids
+    assert stop > run.layout.encode("hello")[0]
+    assert torch.equal(run.model.head[stop], end)
+
+
+def test_an_adapter_is_refused_where_the_layout_would_add_tokens_to_its_base(tmp_path: Path) -> None:
+    lora = {"base": str(base(tmp_path / "base", is_old=False)), "lora": {"rank": 2, "alpha": 2}}
+    with pytest.raises(ConfigError, match=r"lacks the layout's tokens <pad>.*--layout dialogpt, or chat"):
+        Run.prepare(small("gpt2.toml", **lora), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert Run.prepare(small("gpt2.toml", **lora, layout="dialogpt"), tmp_path / "run").model.adapter is not None
