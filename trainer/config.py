@@ -86,7 +86,9 @@ class TrainConfig(_Strict):
     batch_tokens: int = Field(4096, ge=64, description="processed tokens of an optimizer step")
     micro_tokens: int = Field(4096, ge=64, description="padded tokens of one forward pass")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="muon: for training from scratch")
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float | None = Field(
+        None, gt=0, description="absent: 1e-3 from scratch and for an adapter, 5e-5 for all weights of a base"
+    )
     warmup: float = Field(0.03, ge=0, le=1, description="share of the run in which the rate rises")
     decay: float = Field(
         0.4, ge=0, le=1, description="share of the run, at its end, in which it falls linearly to zero"

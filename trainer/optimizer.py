@@ -23,6 +23,7 @@ class Optimizer:
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig, device: str = "cpu") -> None:
+        assert config.learning_rate is not None  # settled when the run was prepared
         self.rate = config.learning_rate
         self.is_scaled = config.dtype == "fp16"
         # fp16 has so few exponents that small gradients vanish unless the loss is scaled up.

@@ -20,6 +20,8 @@ MAX_COUNTED = 2000
 SHARE_OF_FREE_GPU_MEMORY = 0.8  # where the settings do not say
 # With fewer replies the same few would stand beside every right one.
 MIN_REPLIES = 50
+# Where none is given: all weights of a base have most to lose.
+RATES = {"scratch": 1e-3, "adapter": 1e-3, "base": 5e-5}
 
 
 def limit_memory(device: torch.device, share: float | None) -> None:
@@ -82,8 +84,10 @@ def build_stream(config: TrainConfig, corpora: Sequence[Corpus], layout: Layout)
     )
 
 
-def resolved(config: TrainConfig, stream: Stream) -> TrainConfig:
-    """Return the configuration with `epochs` told as `train_tokens`."""
+def resolved(config: TrainConfig, stream: Stream, model: TrainingModel) -> TrainConfig:
+    """Return the configuration with its learning rate, and with `epochs` told as `train_tokens`."""
+    kind = "adapter" if model.adapter is not None else "base" if config.base else "scratch"
+    config = config.model_copy(update={"learning_rate": config.learning_rate or RATES[kind]})
     if config.epochs is None:
         return config
     total = sum(corpus.num_tellings for corpus in stream.corpora)

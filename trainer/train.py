@@ -86,7 +86,7 @@ class Run:
         if ranks.is_first:
             folder.keep_tokenizer(layout)
             ranks.wait()
-        return cls(resolved(config, stream), folder, layout, model, stream, valid, ranks)
+        return cls(resolved(config, stream, model), folder, layout, model, stream, valid, ranks)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -158,7 +158,7 @@ class Run:
             kept = "last/ holds the latest save" if self.folder.load() else "nothing was saved yet"
             raise TrainingError(
                 f"{self.folder.path}: step {self.place.step}: the loss is {taken.loss:g}, the norm of its gradient "
-                f"{taken.norm:g}; {kept}. Lower the learning rate ({self.config.learning_rate:g}), or train in fp32."
+                f"{taken.norm:g}; {kept}. Lower the learning rate ({optimizer.rate:g}), or train in fp32."
             )
         progress = self.place.num_tokens / self.config.train_tokens
         optimizer.step(schedule(progress, warmup=self.config.warmup, decay=self.config.decay))

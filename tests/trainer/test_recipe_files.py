@@ -102,3 +102,21 @@ def test_an_adapter_is_refused_where_the_layout_would_add_tokens_to_its_base(tmp
         Run.prepare(small("gpt2.toml", **lora), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     assert Run.prepare(small("gpt2.toml", **lora, layout="dialogpt"), tmp_path / "run").model.adapter is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "rate"),
+    [
+        ({"base": None}, 1e-3),
+        ({}, 5e-5),
+        ({"lora": {"rank": 2, "alpha": 2}, "layout": "dialogpt"}, 1e-3),
+        ({"learning_rate": 0.1}, 0.1),
+    ],
+)
+def test_the_learning_rate_goes_by_what_is_trained_and_is_recorded(
+    tmp_path: Path, changes: dict[str, object], rate: float
+) -> None:
+    given = {"base": str(base(tmp_path / "base", is_old=False)), "learning_rate": None, **changes}
+    run = Run.prepare(small("gpt2.toml", **given), tmp_path / "run")
+    run.folder.record(run.config)
+    assert load_config(tmp_path / "run" / "train.toml", {}).learning_rate == rate
