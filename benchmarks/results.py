@@ -3,15 +3,17 @@
     python -m benchmarks.results                       about six minutes on two quiet cores
     python -m benchmarks.results --dialogues 1000 --rank-dialogues 1000      in full; hours on a CPU
 
-Every row is one `personabot evaluate`; the page says which.
+Every row is one `personabot evaluate`; the page says which. `runs/results.json` keeps the figures: what was measured of
+the same checkpoint with the same command is not measured again, unless `--again` is given.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from worker.loading import load_model
 DATA = Path("../shared/data/convai2")
 PERSONAS = {"original": "valid_both_original_no_cands.txt", "revised": "valid_both_revised_no_cands.txt"}
 PAGE = Path("docs/results.md")
+FIGURES = Path("runs/results.json")
 TEMPLATE = Path(__file__).with_name("results.md.jinja")
 
 
@@ -72,17 +75,43 @@ PUBLISHED = (
 )
 
 
-def measure(model: Model, number: int, num_ranked: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield a model's figures row by row: under each version of the personas, and under none."""
+class Kept:
+    """Figures of earlier runs, by checkpoint and command, in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._figures: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    def get(self, digest: str, command: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what is known, else measure and keep it."""
+        key = f"{digest} {command}"
+        if key not in self._figures:
+            self._figures[key] = measure()
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(self._figures, indent=1), encoding="utf-8")
+        known: dict[str, Any] = self._figures[key]
+        return known
+
+
+def measure(model: Model, number: int, num_ranked: int, kept: Kept) -> Iterator[Row]:
+    """Yield a model's rows: under each version of the personas, and under none."""
     loaded = load_model(model.path)
-    for name, file in PERSONAS.items():
-        if name == "revised" and not model.is_also_revised:
-            continue
-        dialogues = list(read_dialogues(DATA / file))
-        yield name, measure_row(Measurements(loaded), dialogues, number, num_ranked, is_swapped=True)
-        if name == "original" and model.is_also_without:
-            bare = without_persona(dialogues)
-            yield "none", measure_row(Measurements(loaded), bare, number, num_ranked, is_swapped=False)
+
+    def row(name: str, file: str) -> Row:
+        def figures() -> dict[str, Any]:
+            dialogues = list(read_dialogues(DATA / file))
+            given = without_persona(dialogues) if name == "none" else dialogues
+            return measure_row(Measurements(loaded), given, number, num_ranked, is_swapped=name != "none")
+
+        asked = command(model, name, number, num_ranked)
+        key = f"{asked} --dialogues {number} --rank-dialogues {num_ranked}" if name == "none" else asked
+        return Row(model, name, kept.get(loaded.digest, key, figures), asked)
+
+    yield row("original", PERSONAS["original"])
+    if model.is_also_without:
+        yield row("none", PERSONAS["original"])
+    if model.is_also_revised:
+        yield row("revised", PERSONAS["revised"])
 
 
 def measure_row(
@@ -175,19 +204,21 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=40, help="how many are scored")
     parser.add_argument("--rank-dialogues", type=int, default=10, help="how many are ranked and answered")
     parser.add_argument("--out", type=Path, default=PAGE)
+    parser.add_argument("--again", action="store_true", help="measure everything, also what has not changed")
     flags = parser.parse_args()
     configure_logging(load_settings(log_level="warning"))
-    rows: list[Row] = []
+    if flags.again:
+        FIGURES.unlink(missing_ok=True)
+    rows, kept = [], Kept(FIGURES)
     for model in MODELS:
         if model.made_by and not Path(model.path).is_dir():
             Console(stderr=True).print(f"left out, since {model.path} is not there: {model.title}. {model.made_by}")
             continue
-        for name, figures in measure(model, flags.dialogues, flags.rank_dialogues):
-            row = Row(model, name, figures, command(model, name, flags.dialogues, flags.rank_dialogues))
+        for row in measure(model, flags.dialogues, flags.rank_dialogues, kept):
             rows.append(row)
             # Written row by row, so that a run which is cut short leaves what it has.
             flags.out.write_text(page(rows, flags.dialogues, flags.rank_dialogues), encoding="utf-8")
-            Console(stderr=True).print(f"{model.path}, {name}: {row.cells} ({figures['seconds']:.0f} s)")
+            Console(stderr=True).print(f"{model.path}, {row.personas}: {row.cells} ({row.figures['seconds']:.0f} s)")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.results import Model, Row, command, measure_row, page
+from benchmarks.results import Kept, Model, Row, command, measure_row, page
 from tests.helpers.tiny_model import tiny_checkpoint
 from tests.trainer.test_ranking import dialogues
 from trainer.measure import Measurements
@@ -46,3 +46,19 @@ def test_a_checkpoint_that_is_not_shipped_comes_with_the_command_that_makes_it(t
     shown = page([Row(MODEL, "original", figures, ""), Row(own, "original", figures, "")], 2, 1)
     assert "(y) own: the checkpoint is made by `personabot train --config own.toml`." in shown
     assert "(z) tiny: the checkpoint" not in shown
+
+
+def test_what_is_known_of_a_checkpoint_is_not_measured_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def measure(name: str) -> dict[str, object]:
+        asked.append(name)
+        return {"ppl_word": 20.0}
+
+    first = Kept(tmp_path / "runs" / "results.json")
+    first.get("a1", "evaluate", lambda: measure("first"))
+    again = Kept(tmp_path / "runs" / "results.json")
+    assert again.get("a1", "evaluate", lambda: measure("again")) == {"ppl_word": 20.0}
+    again.get("b2", "evaluate", lambda: measure("another checkpoint"))
+    again.get("a1", "evaluate --limit 3", lambda: measure("another command"))
+    assert asked == ["first", "another checkpoint", "another command"]
