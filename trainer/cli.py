@@ -24,7 +24,14 @@ def train(
             help="Also learn the other speaker's turns; else where that one has facts, or nobody has any.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it goes on.")] = Path("runs/model"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run's folder, in which an interrupted run goes on; else runs/NAME, by --name, the configuration "
+            "or the first data file.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The model's name, for its card.", show_default=False)] = None,
     base: Annotated[
         str | None, typer.Option(help="Base model or checkpoint: name, folder or hub id; none: from scratch.")
@@ -88,12 +95,13 @@ def train(
         }.items()
         if value is not None
     }
+    paths = [*(files or ()), *(data or ())]
     flags: dict[str, Any] = {
-        "name": name or (out.name if config is None else None),
+        "name": name or (named(out or paths[0]) if config is None and (out or paths) else None),
         "base": base,
         "layout": layout,
         "lora": {"rank": lora, "alpha": lora} if lora else None,
-        "data": [{"path": path, **reading} for path in (*(files or ()), *(data or ()))] or None,
+        "data": [{"path": path, **reading} for path in paths] or None,
         "valid": [{"path": path, "both_sides": False, "speaker": speaker or ""} for path in valid] if valid else None,
         "epochs": epochs,
         "train_tokens": train_tokens,
@@ -119,9 +127,18 @@ def train(
     }
     given = {key: value for key, value in flags.items() if value is not None}
     settings = with_replay(load_config(config, given if config else settled(given)))
-    folder = Run.prepare(settings, out).train()
+    folder = Run.prepare(settings, out or Path("runs", settings.name)).train()
     Console(stderr=True).print(f"Checkpoint: {folder}\nTry it: personabot chat --model-path {folder}")
     if push_to_hub:
         from trainer.hub import push
 
         Console(stderr=True).print(push(folder, push_to_hub))
+
+
+def named(path: Path) -> str:
+    """Return a file's or folder's name without its endings.
+
+    >>> named(Path("talk/my_dialogues.jsonl.gz"))
+    'my_dialogues'
+    """
+    return path.name.split(".")[0] or path.name

@@ -20,10 +20,44 @@ import torch
 
 from personas.layout import Layout
 from trainer.card import record
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.formats import data_files
 
 STATE_FILE = "state.pt"
+CONFIG_FILE = "train.toml"
+# What may be another when a run goes on: its length, and what has no part in the weights.
+MAY_CHANGE = frozenset(
+    {
+        *("train_tokens", "epochs", "warmup", "decay", "notes", "generation", "track", "save_minutes"),
+        *("valid_minutes", "valid_steps", "valid_first", "valid_dialogues", "valid_micro_tokens", "patience"),
+        *("device", "gpu_share", "gradient_checkpointing"),
+    }
+)
+
+
+def claim(path: Path, config: TrainConfig) -> None:
+    """Make sure that what lies at `path` is a run by `config`; raise `ConfigError` where it is another.
+
+    Of one that came to nothing only the tokenizer goes.
+    """
+    if not (path / CONFIG_FILE).is_file():
+        return
+    names = differences(load_config(path / CONFIG_FILE, {}), config)
+    if not names:
+        return
+    if any((path / name).exists() for name in ("last", "best", "checkpoint")):
+        raise ConfigError(
+            f"{path}: another run lies there, with other {', '.join(names)}. Choose another --out, or remove {path}."
+        )
+    (path / "tokenizer.json").unlink(missing_ok=True)
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Return the keys by which `new` is another run than `old`; a rate that is not given is that of `old`."""
+    before, now = (config.model_dump(mode="json", exclude_none=True) for config in (old, new))
+    fixed = [name for name in TrainConfig.model_fields if name not in MAY_CHANGE]
+    differing = [name for name in fixed if before.get(name) != now.get(name)]
+    return [name for name in differing if name != "learning_rate" or name in now]
 
 
 class RunFolder:
@@ -50,7 +84,7 @@ class RunFolder:
     def record(self, config: TrainConfig) -> None:
         """Write the resolved configuration, and what a figure depends on besides it."""
         text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-        (self.path / "train.toml").write_text(text, encoding="utf-8")
+        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
         (self.path / "env.json").write_text(json.dumps(environment(config), indent=2) + "\n", encoding="utf-8")
 
     def save(self, state: dict[str, Any]) -> None:
@@ -80,7 +114,7 @@ class RunFolder:
         """Write a checkpoint folder called `name`: what `save` puts there, the configuration, figures and card."""
         scratch, final = self._scratch(name), self.path / name
         save(scratch)
-        shutil.copy(self.path / "train.toml", scratch / "train.toml")
+        shutil.copy(self.path / CONFIG_FILE, scratch / CONFIG_FILE)
         environment_of_run = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
         record(scratch, "training", {**figures, "environment": environment_of_run})
         shutil.rmtree(final, ignore_errors=True)

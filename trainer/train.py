@@ -25,7 +25,7 @@ from trainer.model import DTYPES, TrainingModel
 from trainer.optimizer import Optimizer, schedule
 from trainer.ranks import Ranks
 from trainer.run_figures import run_figures, summary
-from trainer.run_folder import RunFolder
+from trainer.run_folder import RunFolder, claim
 from trainer.start import build_model, build_stream, resolved
 from trainer.step import Taken, take_gradient
 from trainer.track import Tracking
@@ -70,9 +70,14 @@ class Run:
 
     @classmethod
     def prepare(cls, config: TrainConfig, path: Path) -> Run:
-        """Read the data and build layout and model as the configuration says; then write the tokenizer, no more."""
+        """Read the data and build layout and model as the configuration says; then write the tokenizer, no more.
+
+        Raises `ConfigError` where the configuration cannot be, or `path` holds another run.
+        """
         torch.manual_seed(config.seed)
         ranks = Ranks.start(choose_device(config.device)[0])
+        if ranks.is_first:
+            claim(path, config)
         corpora = [Corpus.read(source) for source in config.data]
         valid = [Corpus.read(source, "valid") for source in config.valid]
         if not ranks.is_first:

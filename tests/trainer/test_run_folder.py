@@ -1,0 +1,53 @@
+"""A run's folder: it belongs to one run, and a kill at any moment leaves what was there before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import home, personabot
+from tests.trainer.test_train import DATA, config
+from trainer.config import ConfigError, TrainConfig, load_config
+from trainer.run_folder import MAY_CHANGE, RunFolder, claim, differences
+from trainer.train import Run
+
+__all__ = ["home"]
+
+
+def test_a_folder_in_which_another_run_lies_is_refused_by_its_differing_keys(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    Run.prepare(config(train_tokens=700), run).train()
+    expected = rf"{run}: another run lies there, with other max_tokens, data\. Choose another --out, or remove"
+    with pytest.raises(ConfigError, match=expected):
+        Run.prepare(config(data=[{"path": DATA / "named.jsonl"}], max_tokens=128), run)
+    length = {"train_tokens": 1500, "decay": 0.1, "save_minutes": 1.0}
+    longer = Run.prepare(config(**length), run)
+    longer.train()
+    assert longer.place.num_tokens >= 1500
+
+
+def test_a_rate_that_is_not_given_is_the_one_of_the_run_that_goes_on() -> None:
+    old = config(learning_rate=2e-3)
+    silent = TrainConfig.model_validate(old.model_dump(exclude={"learning_rate"}))
+    assert differences(old, silent) == []
+    assert differences(old, config(learning_rate=1e-3)) == ["learning_rate"]
+    assert set(TrainConfig.model_fields) > MAY_CHANGE
+
+
+def test_of_a_run_that_came_to_nothing_only_the_tokenizer_goes(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.record(config())
+    (tmp_path / "tokenizer.json").write_text("{}")
+    claim(tmp_path, config())
+    assert (tmp_path / "tokenizer.json").exists()
+    claim(tmp_path, config(max_tokens=128))
+    assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_without_a_name_a_run_is_called_by_its_data(home: Path) -> None:
+    (home / "my_talk.jsonl").write_bytes((DATA / "personachat.jsonl").read_bytes())
+    sizes = ("--train-tokens", "64", "--batch-tokens", "64", "--micro-tokens", "64", "--dtype", "fp32")
+    done = personabot("train", "my_talk.jsonl", *sizes, home=home)
+    assert done.returncode == 0, done.stderr
+    assert load_config(home / "runs" / "my_talk" / "train.toml", {}).name == "my_talk"
