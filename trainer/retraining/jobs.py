@@ -35,7 +35,7 @@ from trainer.retraining.job_process import (
     free_disk,
     last_words,
 )
-from trainer.retraining.retention import clear
+from trainer.retraining.retention import clear, hold_bases
 from trainer.retraining.uploads import forget
 from worker.queue.connection import connect
 from worker.queue.job import FOLDERS, Job, State
@@ -69,9 +69,9 @@ class Foreman:
     def __init__(self, settings: Settings, url: str) -> None:
         self._settings = settings
         self._folder = settings.data_dir / "training"
-        worker = f"{socket.gethostname()}:{os.getpid()}"
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         device = f"{place_id(self._folder)}:{settings.device}"
-        self._jobs = Jobs(connect(url), worker=worker, device=device, lease_s=settings.lease_s)
+        self._jobs = Jobs(connect(url), worker=self._name, device=device, lease_s=settings.lease_s)
         self._beat_s = settings.lease_s / BEATS_PER_LEASE
         self._stopping = threading.Event()
         self._bells = {kind: threading.Event() for kind in ("check", "train", "clear")}
@@ -108,9 +108,10 @@ class Foreman:
                 self._bells[kind].wait(self._beat_s)
 
     def _clear(self) -> None:
-        """Clear away what nobody needs any more: at the start, after each job and now and then."""
+        """Hold what open jobs need, clear away what nobody does: at the start, after each job and now and then."""
         while not self._stopping.is_set():
             try:
+                hold_bases(self._settings, self._jobs, f"training@{self._name}")
                 clear(self._settings, self._jobs, now=time.time())
             except (redis.RedisError, PersonabotError, OSError) as error:
                 log.warning("not cleared, trying again", error=repr(error))

@@ -23,6 +23,7 @@ from typing import Final
 
 import structlog
 
+from personas.leases import hold
 from personas.registry import Registry
 from personas.settings import Settings
 from trainer.retraining.job_process import StillRunning, only_child
@@ -99,6 +100,12 @@ def clear(settings: Settings, jobs: Jobs, *, now: float) -> None:
     bases = {path.name: now - path.stat().st_mtime for path in (settings.data_dir / BASES).glob("*")}
     for name in unused_bases(bases, wanted):
         _delete_base(settings.data_dir / BASES / name)
+
+
+def hold_bases(settings: Settings, jobs: Jobs, holder: str) -> None:
+    """Let no `prune` delete what open jobs train from or compare; to be repeated within `leases.LEASE_S`."""
+    named = {name for job in jobs.open() for name in (job.report.get("base"), job.order.base, job.order.other) if name}
+    hold(Registry.of(settings).folder, holder, named)
 
 
 def _folders(place: Path, jobs: Jobs, registry: Registry, *, now: float) -> list[JobFolder]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from trainer.retraining.retention import (
     JobFolder,
     clear,
     decide,
+    hold_bases,
     unused_bases,
 )
 from trainer.retraining.starting_point import merged_base
@@ -149,6 +151,14 @@ def test_what_open_jobs_need_stays(jobs: Jobs, settings: Settings) -> None:
     clear(settings, jobs, now=NOW)
     for place in (proposed, judging):
         assert left(place) == sorted([*RECORDS, *BULK])
+
+
+def test_no_prune_deletes_what_an_open_job_is_trained_from(jobs: Jobs, settings: Settings, tmp_path: Path) -> None:
+    registry = Registry.of(settings)
+    old, new = (registry.add(bare_checkpoint(tmp_path / name, name), "ada") for name in ("old", "new"))
+    jobs.submit(replace(ORDER, base=old.reference))
+    hold_bases(settings, jobs, "training@here:7")
+    assert registry.prune("ada", keep=0) == [new]
 
 
 def test_what_a_child_still_writes_to_goes_when_it_has_ended(jobs: Jobs, settings: Settings) -> None:
