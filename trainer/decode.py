@@ -43,12 +43,12 @@ class Asked:
 
 
 def asked_in(dialogues: Sequence[Dialogue]) -> list[Asked]:
-    """Return every bot turn that follows something, with the true turns before it."""
+    """Return every bot turn that follows something and is no mere context, with the true turns before it."""
     return [
         Asked(dialogue.facts, dialogue.turns[:place], turn.text)
         for dialogue in dialogues
         for place, turn in enumerate(dialogue.turns)
-        if place and turn.role is Role.BOT
+        if place and turn.role is Role.BOT and place not in dialogue.untrained
     ]
 
 

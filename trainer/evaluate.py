@@ -15,6 +15,7 @@ from torch import Tensor
 
 from personas.conversation import Role
 from personas.layout import Example, Layout, Part, merged
+from personas.layout.turns import merged_counts
 from trainer.data import Batch, bucketed
 from trainer.formats import Dialogue
 
@@ -64,7 +65,10 @@ def score_dialogues(
     device: str | torch.device = "cpu",
     progress: Callable[[int], None] = lambda _: None,
 ) -> Score:
-    """Score every bot turn once, each with the persona and the turns before it that fit `max_tokens`."""
+    """Score every bot turn once, each with the persona and the turns before it that fit `max_tokens`.
+
+    As in training, turns that the data marks as context only carry no loss.
+    """
     score = Score()
     examples: list[Example] = []
     for dialogue in dialogues:
@@ -108,14 +112,22 @@ def swap_figures(right: Score, other: Score, none: Score) -> dict[str, float]:
 
 
 def _examples(dialogue: Dialogue, layout: Layout, max_tokens: int, score: Score) -> list[Example]:
-    examples = layout.examples_of(dialogue.facts, dialogue.turns, max_tokens=max_tokens)
+    examples = layout.examples_of(dialogue.facts, dialogue.turns, max_tokens=max_tokens, untrained=dialogue.untrained)
     texts = [text for example in examples for text in example.texts]
-    num_turns = sum(role is Role.BOT for role, _ in merged(dialogue.turns))
-    score.num_turns_left_out += num_turns - len(texts)  # longer than the window
+    score.num_turns_left_out += max(_num_targets(dialogue) - len(texts), 0)  # longer than the window
     score.num_words += sum(len(text.split()) for text in texts)
     score.num_bytes += sum(len(text.encode()) for text in texts)
     score.num_dialogues += 1
     return examples
+
+
+def _num_targets(dialogue: Dialogue) -> int:
+    """Count the bot's turns, messages in a row as one, without those that are context only."""
+    count = start = 0
+    for (role, _), length in zip(merged(dialogue.turns), merged_counts(dialogue.turns), strict=True):
+        count += role is Role.BOT and not dialogue.untrained.issuperset(range(start, start + length))
+        start += length
+    return count
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,7 @@ from rich.table import Table
 from personas.errors import PersonabotError
 
 if TYPE_CHECKING:
+    from trainer.formats import Dialogue
     from trainer.measure import Measurements
 
 
@@ -24,6 +25,9 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder, Hugging Face folder or hub id.")],
     data: Annotated[Path | None, typer.Argument(help="Held-out dialogue.")] = None,
     format: Annotated[str | None, typer.Option(help="The file's format, where it is not recognised.")] = None,
+    speaker: Annotated[
+        str, typer.Option("--speaker", "--me", help="Who is the bot, where people have names.", show_default=False)
+    ] = "",
     both_sides: Annotated[bool, typer.Option("--both-sides", help="Also score the first speaker's turns.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first so many dialogues.", min=1)] = None,
     is_all: Annotated[bool, typer.Option("--all", help="All of --rank, --replies, --swap and --probe.")] = False,
@@ -57,6 +61,7 @@ def evaluate(
     if data is None and (needs_data or not (is_probe or is_all or out)):
         raise PersonabotError("nothing to evaluate: name a data file, or ask for --probe")
     from trainer.card import record, write_metrics
+    from trainer.formats import read_dialogues
     from trainer.measure import Measurements
     from worker.loading import load_model
 
@@ -66,7 +71,7 @@ def evaluate(
         figures = measure.identity()
         if data is not None:
             scored = _on_data(
-                measure, data, format, both_sides, limit, rank_limit or limit,
+                measure, read_dialogues(data, format, speaker=speaker, split="valid"), both_sides, limit, rank_limit,
                 is_ranked=is_ranked or is_all, is_replied=is_replied or is_all, is_swapped=is_swapped or is_all,
             )  # fmt: skip
             figures |= {"data": data.name, **scored}
@@ -89,8 +94,7 @@ def evaluate(
 
 def _on_data(
     measure: Measurements,
-    data: Path,
-    format: str | None,
+    read: Iterable[Dialogue],
     both_sides: bool,
     limit: int | None,
     rank_limit: int | None,
@@ -99,13 +103,17 @@ def _on_data(
     is_replied: bool,
     is_swapped: bool,
 ) -> dict[str, Any]:
-    from trainer.formats import read_dialogues
+    """Measure on what was read; both limits count dialogues, whichever sides of them are told."""
+    from trainer.data import spoken
 
-    dialogues = list(read_dialogues(data, format, split="valid"))
+    dialogues = list(read)
+    if measure.loaded.layout.name != "corpus":
+        dialogues = [part for dialogue in dialogues for part in spoken(dialogue)]
+    rank_limit = rank_limit or limit
     if both_sides:
         sides = [(dialogue, dialogue.flipped()) for dialogue in dialogues[:limit]]
         dialogues = [side for pair in sides for side in pair]
-        limit = rank_limit = None
+        limit, rank_limit = None, rank_limit and 2 * rank_limit
     figures = measure.score(dialogues[:limit], is_swapped=is_swapped)
     if is_ranked:
         figures |= {"rank": measure.rank(dialogues, limit=rank_limit)}

@@ -35,7 +35,7 @@ class Question:
 def questions(
     dialogues: Sequence[Dialogue], *, limit: int | None = None, seed: int = 1, number: int = NUM_CANDIDATES
 ) -> list[Question]:
-    """Return a question for every bot turn of the first `limit` dialogues.
+    """Return a question for every bot turn of the first `limit` dialogues that is no mere context.
 
     Where the data offers wrong replies of its own they are taken as they are. Elsewhere they are bot turns of any
     other dialogue, none of which says the same as the true reply or another; the draw depends on nothing but `seed`
@@ -51,7 +51,7 @@ def questions(
     for index, dialogue in enumerate(dialogues[:limit]):
         stored = {choice.reply.strip(): choice.wrong for choice in dialogue.choices}
         for place, turn in enumerate(dialogue.turns):
-            if turn.role is Role.BOT:
+            if turn.role is Role.BOT and place not in dialogue.untrained:
                 key = f"{seed}:{index}:{place}"
                 wrong = stored.get(turn.text) or _drawn(pool, index, turn.text, number, key)
                 asked.append(Question(dialogue.facts, dialogue.turns[:place], (*wrong, turn.text)))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from personas.catalogue import load_catalogue
-from personas.conversation import Role
+from personas.conversation import Role, Turn
 from tests.trainer.test_cli import DATA, evaluate
 from tests.trainer.test_ranking import dialogues, loaded  # noqa: F401
 from trainer.card import card
+from trainer.data import spoken
 from trainer.decode import asked_in, fixed_samples
 from trainer.evaluate import Score, swap_figures, swapped, without_persona
+from trainer.evaluate_cli import _on_data
 from trainer.formats import Dialogue, read_dialogues
 from trainer.measure import Measurements
+from trainer.ranking import questions
 from worker.loading import LoadedModel
+
+NOTHING_ELSE = {"is_ranked": False, "is_replied": False, "is_swapped": False}
 
 
 def test_swapping_gives_every_dialogue_another_ones_persona_and_keeps_the_turns() -> None:
@@ -42,6 +48,18 @@ def test_every_bot_turn_that_follows_something_is_asked_for_with_what_came_befor
     assert [len(one.turns) for one in asked] == [1, 3, 5]
     assert asked[2].own == ("reply 0 0.", "reply 0 1.")
     assert asked[2].answer == "reply 0 2."
+
+
+def test_turns_that_the_data_marks_as_context_are_neither_scored_nor_asked_for(loaded: LoadedModel) -> None:  # noqa: F811
+    (talk,) = dialogues(number=1)
+    marked = replace(talk, untrained=frozenset({1, 3}))
+    scored = Measurements(loaded).score([marked])
+    assert scored["num_turns"] == 1
+    assert scored["num_turns_left_out"] == 0
+    assert scored["num_words"] == len(talk.turns[5].text.split())
+    assert [one.answer for one in asked_in([marked])] == [talk.turns[5].text]
+    asked = questions([marked, *dialogues()[1:]], limit=1)
+    assert [question.candidates[-1] for question in asked] == [talk.turns[5].text]
 
 
 def test_measurements_give_the_same_figures_in_any_order(loaded: LoadedModel) -> None:  # noqa: F811
@@ -70,6 +88,27 @@ def test_evaluate_writes_metrics_and_samples(tmp_path: Path, tiny_folder: str) -
     assert figures["swap"]["ppl_word_swapped"] > 0
     page = (out / "samples.md").read_text()
     assert sum(line.startswith("|") for line in page.splitlines()) == 22
+
+
+def test_evaluate_reads_whose_lines_are_the_bots_and_limits_both_sides_alike(tmp_path: Path, tiny_folder: str) -> None:
+    script = tmp_path / "rick.csv"
+    lines = [
+        f"{who},scene {scene},line {scene} {place}" for scene in range(12) for place, who in enumerate(["Mo", "Rick"])
+    ]
+    script.write_text("\n".join(["name,scene,line", *lines]))
+    done = evaluate(
+        tiny_folder, str(script), "--speaker", "Rick", "--rank", "--rank-limit", "2", "--both-sides", "--json"
+    )
+    figures = json.loads(done.stdout)
+    assert figures["num_dialogues"] == 24
+    assert figures["rank"]["num_ranked"] == 4
+
+
+def test_evaluate_cuts_prose_as_training_does(loaded: LoadedModel) -> None:  # noqa: F811
+    prose = Dialogue((), (Turn(Role.BOT, "The bees are asleep. Nobody knows where the queen is.\n\n" * 60),))
+    figures = _on_data(Measurements(loaded), [prose], False, None, None, **NOTHING_ELSE)
+    assert figures["num_turns_left_out"] == 0
+    assert figures["num_dialogues"] == len(spoken(prose)) > 10
 
 
 def test_ranking_needs_data(tiny_folder: str) -> None:
