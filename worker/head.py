@@ -6,12 +6,14 @@ Reads it, and ranks by it. What it is trained by is `trainer.choice`'s business;
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
+import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from worker.engine.errors import EngineError
 from worker.engine.loop import EngineLoop
@@ -28,11 +30,19 @@ def load_head(folder: Path) -> nn.Linear | None:
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             if f"{PREFIX}summary.weight" in file.keys():  # noqa: SIM118
-                weight, bias = (file.get_tensor(f"{PREFIX}summary.{name}").float() for name in ("weight", "bias"))
-                head = nn.Linear(weight.shape[1], 1).requires_grad_(False)
-                head.load_state_dict({"weight": weight, "bias": bias})
-                return head
+                return _head(file.get_tensor)
+    for path in sorted(folder.glob("pytorch_model*.bin")):  # as the ancestors' checkpoints have it
+        tensors = torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path), map_location="cpu")
+        if f"{PREFIX}summary.weight" in tensors:
+            return _head(tensors.__getitem__)
     return None
+
+
+def _head(tensor: Callable[[str], Tensor]) -> nn.Linear:
+    weight, bias = (tensor(f"{PREFIX}summary.{name}").float() for name in ("weight", "bias"))
+    head = nn.Linear(weight.shape[1], 1).requires_grad_(False)
+    head.load_state_dict({"weight": weight, "bias": bias})
+    return head
 
 
 class HeadRanker:

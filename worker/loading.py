@@ -224,9 +224,10 @@ def _load_plain(folder: Path) -> tuple[PreTrainedModel, Layout]:
 
 
 def plain_layout(folder: Path, *, max_tokens: int) -> Layout:
-    """Choose the layout by the tokenizer, which older folders hold only in pieces."""
+    """Choose the layout by the tokenizer, which older folders hold only in pieces, and by the heads of the weights."""
+    has_choice_head = load_head(folder) is not None
     if (folder / "tokenizer.json").is_file():
-        return layout_for_hf_folder(folder, max_tokens=max_tokens)
+        return layout_for_hf_folder(folder, max_tokens=max_tokens, has_choice_head=has_choice_head)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise LayoutError(
             f"{folder}: no tokenizer.json, nor {', '.join(TOKENIZER_FILES)}. Copy the whole folder again."
@@ -236,7 +237,7 @@ def plain_layout(folder: Path, *, max_tokens: int) -> Layout:
         Path(scratch, "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
         if isinstance(tokenizer.chat_template, str):
             Path(scratch, TEMPLATE_FILE).write_text(tokenizer.chat_template, encoding="utf-8")
-        return layout_for_hf_folder(Path(scratch), max_tokens=max_tokens)
+        return layout_for_hf_folder(Path(scratch), max_tokens=max_tokens, has_choice_head=has_choice_head)
 
 
 def read_tokenizer(folder: Path) -> Any:

@@ -71,13 +71,14 @@ def load_layout(folder: Path) -> Layout:
     return layout(folder, max_tokens=max_tokens)
 
 
-def layout_for_hf_folder(folder: Path, *, max_tokens: int) -> Layout:
+def layout_for_hf_folder(folder: Path, *, max_tokens: int, has_choice_head: bool = False) -> Layout:
     """Choose the layout of a plain Hugging Face folder: our tokens, else a chat template, else an end-of-text token.
 
-    TransferTransfo's checkpoints have the tokens of `persona`, and two heads: that is how they are told apart.
+    TransferTransfo's checkpoints have the tokens of `persona`, and two heads: that is how they are told apart. Not all
+    of them say so in `config.json`; `has_choice_head` is what the weights say.
     """
     reasons = []
-    for layout in (ConvaiLayout,) if _has_two_heads(folder) else RECOGNISED:
+    for layout in (ConvaiLayout,) if has_choice_head or _has_two_heads(folder) else RECOGNISED:
         try:
             return layout(folder, max_tokens=max_tokens)
         except LayoutError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2DoubleHeadsModel
 
 from personas.conversation import Role, Turn
+from personas.layout import PERSONA_TOKENS
 from tests.helpers.layouts import tokenizer_json
 from tests.helpers.tiny_families import seeded
 from worker.engine.engine import Engine
@@ -38,6 +42,27 @@ def test_a_published_checkpoint_says_what_generate_says(tmp_path: Path) -> None:
         replies = [list(future.result(60).ids) for future in futures]
     assert replies == [generate(double, list(prompt), loaded) for prompt in prompts]
     assert min(map(len, replies)) > 1
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin", "bin of 2019"])
+def test_the_second_head_among_the_weights_is_enough_to_know_it_by(tmp_path: Path, form: str) -> None:
+    weights = seeded(GPT2DoubleHeadsModel, GPT2Config(vocab_size=400, n_embd=64, n_layer=1, n_head=2, num_labels=1))
+    weights.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if form != "safetensors":
+        (tmp_path / "model.safetensors").unlink()
+        path = tmp_path / "pytorch_model.bin"
+        torch.save(weights.state_dict(), path, _use_new_zipfile_serialization=form == "bin")
+    tokenizer = Tokenizer.from_str(tokenizer_json())
+    tokenizer.model.save(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": [*PERSONA_TOKENS]}))
+    loaded = load_model(str(tmp_path), device="cpu", dtype="float32")
+    assert loaded.layout.name == "convai"
+    assert loaded.head is not None
+    assert torch.equal(loaded.head.weight, weights.multiple_choice_head.summary.weight)
 
 
 def generate(double: GPT2DoubleHeadsModel, prompt: list[int], loaded: LoadedModel) -> list[int]:
