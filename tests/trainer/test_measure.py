@@ -153,5 +153,7 @@ def test_the_card_of_a_plain_text_voice_promises_no_dialogue(tmp_path: Path) -> 
     (tmp_path / "train.toml").write_text(f'{named}[lora]\nrank = 4\nalpha = 4\n[[data]]\npath = "bees.txt"\n')
     text = card(tmp_path, {})
     assert "trained on plain text." in text
+    assert "personabot chat --model-path .\n" in text
+    assert "models/" not in text
     assert "goes on with a text as it was written" in text
     assert "dialogue of paid volunteers" not in text
