@@ -26,17 +26,18 @@ from personas.voices import CORPUS_CAUTION
 from trainer.data import spoken
 from trainer.formats import Dialogue, Rejected, UnknownSpeaker, read_dialogues
 from trainer.measure import Measurements
+from trainer.retraining import estimates
 from trainer.retraining.data_checks import check_data
 from trainer.retraining.general import general_set
 from trainer.retraining.recipes import Base, configuration
 from trainer.retraining.starting_point import find_base, voice_of
 from trainer.track import check_trackers
+from worker.device import choose_device
 from worker.loading import load_model
 from worker.queue.job import Order
 
 HELD_OUT: Final = 20  # every so many-th dialogue judges the result instead of training it
 MAX_HELD_OUT: Final = 200
-SPEEDS_FILE: Final = "speeds.json"
 UNSTATED: Final = "not stated"
 
 
@@ -107,8 +108,9 @@ def dry_run(folder: Path, order: Order, settings: Settings) -> dict[str, Any]:
         "licence": licence_of(path),
         "base": base.reference,
         "train_tokens": config.train_tokens,
-        "seconds": estimated_seconds(settings, base, config.train_tokens),
-        "disk_bytes": disk_bytes(base),
+        "seconds": estimates.seconds(settings, base, config.train_tokens),
+        "memory_bytes": estimates.memory_bytes(settings, base, choose_device(settings.device)[0].type),
+        "disk_bytes": estimates.disk_bytes(base),
         "checks": [str(figure) for figure in verdict.figures],
         "refusal": "; ".join(verdict.reasons),
         "kind": "data checks" if verdict.reasons else "",
@@ -218,22 +220,3 @@ def licence_of(path: Path) -> str:
     except (ValueError, OSError, AttributeError):
         return UNSTATED
     return str(said)[:100] if said else UNSTATED
-
-
-def speed_key(settings: Settings, base: Base) -> str:
-    """Return under which name a measured speed is kept: it depends on the device and the size of the base."""
-    return f"{settings.device}:{settings.training_threads}:{base.num_bytes}"
-
-
-def estimated_seconds(settings: Settings, base: Base, num_tokens: int) -> float | None:
-    """Return how long a run will take by the speed of the last one like it; None if there was none."""
-    path = settings.data_dir / "training" / SPEEDS_FILE
-    if not path.is_file():
-        return None
-    speed = json.loads(path.read_text(encoding="utf-8")).get(speed_key(settings, base))
-    return num_tokens / speed if speed else None
-
-
-def disk_bytes(base: Base) -> int:
-    """Return what a run writes at most: two training states (weights and Adam's two moments, fp32) and two copies."""
-    return 300_000_000 if base.is_large else 14 * base.num_bytes

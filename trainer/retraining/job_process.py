@@ -12,11 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from personas.errors import PersonabotError
 from personas.settings import Settings
@@ -69,6 +69,16 @@ class Usage:
     seconds: float = 0.0
     free_disk: int = 0
     needs_disk: int = 0
+
+
+def forecast(report: Mapping[str, Any], free_disk: int) -> Usage:
+    """Return what a dry run expects the training to use; 0 where it doesn't know."""
+    return Usage(
+        int(report.get("memory_bytes") or 0),
+        float(report.get("seconds") or 0.0),
+        free_disk,
+        int(report.get("disk_bytes") or 0),
+    )
 
 
 def excess(usage: Usage, budget: Budget) -> str:

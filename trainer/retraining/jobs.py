@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -32,6 +32,7 @@ from trainer.retraining.job_process import (
     StillRunning,
     Usage,
     excess,
+    forecast,
     free_disk,
     last_words,
 )
@@ -47,6 +48,7 @@ T = TypeVar("T")
 POLL_S: Final = 0.2
 BEATS_PER_LEASE: Final = 6
 CLEAR_EVERY_S: Final = 60.0
+STEP_S: Final = 2 * 3600.0  # by the clock, for a dry run, a judgement or a comparison; less where a training has less
 MAX_DEATHS: Final = 3  # of a child, or of the worker itself, before a job is given up
 KILLED: Final = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
 
@@ -167,9 +169,14 @@ class Foreman:
         if job.order.other:
             self._move(job, State.COMPARED, result=read_json(folder / "result.json"))
             return
-        report = read_json(folder / "report.json")
-        if refusal := report.get("refusal"):
-            self._move(job, State.REFUSED, kind=report["kind"], report=report, reason=refusal)
+        self._propose(job, read_json(folder / "report.json"))
+
+    def _propose(self, job: Job, report: dict[str, Any]) -> None:
+        """Ask for a confirmation, unless what the dry run found speaks against it, or it would cost too much."""
+        over = excess(forecast(report, free_disk(self._folder)), Budget.of(self._settings))
+        if refusal := report.get("refusal") or over:
+            kind = report.get("kind") or OverBudget.__name__
+            self._move(job, State.REFUSED, kind=kind, report=report, reason=refusal)
         else:
             self._move(job, State.PROPOSED, report=report)
 
@@ -178,6 +185,8 @@ class Foreman:
         folder = self._folder_of(job)
         run = RunLog(folder / "run" / "log.jsonl", total_tokens=int(job.report.get("train_tokens", 0)))
         if not (folder / "run" / "checkpoint").is_dir():
+            if over := excess(forecast(job.report, free_disk(folder)), Budget.of(self._settings)):
+                raise OverBudget(over)
             self._attend(job, ["train", "--config", str(folder / "config.toml"), "--out", str(folder / "run")], run)
         self._move(job, State.JUDGING)
         self._attend(job, ["retraining", "judge", str(folder)], run)
@@ -202,11 +211,11 @@ class Foreman:
 
     def _attended(self, job: Job, arguments: Sequence[str], run: RunLog) -> int:
         folder, budget = self._folder_of(job), Budget.of(self._settings)
-        needs_disk = int(job.report.get("disk_bytes", 0))
-        if over := excess(Usage(free_disk=free_disk(folder), needs_disk=needs_disk), budget):
-            raise OverBudget(over)
+        is_run = arguments[0] == "train"
+        if not is_run:
+            budget = replace(budget, seconds=min(budget.seconds, STEP_S))
         process = self._started(job, arguments, folder, budget)
-        beaten = 0.0
+        began, beaten = time.monotonic(), 0.0
         try:
             while (status := process.status(POLL_S)) is None:
                 if self._stopping.is_set():
@@ -215,7 +224,8 @@ class Foreman:
                 if time.monotonic() - beaten > self._beat_s:
                     beaten = time.monotonic()
                     self._beat(job, run)
-                usage = Usage(process.memory(), run.seconds(), free_disk(folder))
+                seconds = run.seconds() if is_run else time.monotonic() - began
+                usage = Usage(process.memory(), seconds, free_disk(folder))
                 if over := excess(usage, budget):
                     raise OverBudget(over)
             return status

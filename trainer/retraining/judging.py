@@ -5,7 +5,6 @@ Every step may be repeated: a judgement that was interrupted comes to the same e
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from personas.settings import Settings
 from personas.voices import give, obstacle
 from trainer.card import read_metrics
 from trainer.formats import read_dialogues
-from trainer.retraining.dry_run import SPEEDS_FILE, speed_key
+from trainer.retraining.estimates import remember
 from trainer.retraining.gate import Measured, decide, measure
 from trainer.retraining.job_log import RunLog, draw_curve
 from trainer.retraining.recipes import Base
@@ -32,7 +31,7 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
     """Register what was trained in the job's `folder`, judge it, promote it if it passes; return what to tell."""
     registry = Registry.of(settings)
     base, _ = find_base(settings, report["base"])
-    _keep_curve_and_speed(folder, order, base, settings)
+    _keep_curve_and_cost(folder, order, base, settings)
     version = _registered(registry, folder, order, report, base)
     held_out = list(read_dialogues(folder / "data" / "valid.jsonl"))
     present, place = _present(version, folder, order, base, settings)
@@ -108,11 +107,10 @@ def _registered(registry: Registry, folder: Path, order: Order, report: dict[str
     return registry.add(trained, order.name, lineage)
 
 
-def _keep_curve_and_speed(folder: Path, order: Order, base: Base, settings: Settings) -> None:
-    """Draw the loss, and remember how fast this device trains a base of this size, for the next dry run."""
+def _keep_curve_and_cost(folder: Path, order: Order, base: Base, settings: Settings) -> None:
+    """Draw the loss, and remember what training a base of this size takes on this device, for the next dry run."""
     log = RunLog(folder / "run" / "log.jsonl")
     log.read()
     (folder / "curve.png").write_bytes(draw_curve(log, f"{order.name}, recipe {order.recipe}"))
-    path = settings.data_dir / "training" / SPEEDS_FILE
-    speeds = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    path.write_text(json.dumps({**speeds, speed_key(settings, base): round(log.speed(), 1)}), encoding="utf-8")
+    peak_mib = int(read_metrics(folder / "run" / "checkpoint").get("training", {}).get("peak_memory_mib", 0))
+    remember(settings, base, tokens_per_s=log.speed(), peak_mib=peak_mib)

@@ -40,7 +40,10 @@ RECIPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a training starts from: `path` as the trainer takes it, `reference` as people know it."""
+    """What a training starts from: `path` as the trainer takes it, `reference` as people know it.
+
+    `num_bytes` is the size of its file of `num_weights` weights.
+    """
 
     reference: str
     path: str
@@ -48,6 +51,7 @@ class Base:
     max_tokens: int
     num_bytes: int
     generation: GenerationSettings = field(default_factory=GenerationSettings)
+    num_weights: int = 0
 
     @property
     def is_large(self) -> bool:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Final
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -80,6 +82,7 @@ def _ours(checkpoint: Checkpoint, reference: str, settings: Settings) -> tuple[B
         layout.max_tokens,
         (folder / "model.safetensors").stat().st_size,
         checkpoint.generation,
+        count_weights(folder / "model.safetensors"),
     )
     return base, layout
 
@@ -88,14 +91,20 @@ def _plain(name: str) -> tuple[Base, Layout]:
     """Describe a model of `transformers`: one with a chat template keeps it, the others get speaker tokens."""
     loaded = load_model(name, device="cpu")
     layout = loaded.layout
-    num_bytes = sum(p.numel() for p in loaded.model.parameters()) * 2
+    num_weights = sum(p.numel() for p in loaded.model.parameters())
     found = resolve_model(name)
     path = name if name in HUB_IDS or not isinstance(found, Path) else str(found)
     kind = "chat" if layout.name == "chat" else "persona"
     window = min(model_window(loaded.model), 1024)
     if isinstance(found, Path) and kind == "persona":
         layout = plain_layout(found, max_tokens=window)
-    return Base(name, path, kind, window, num_bytes), layout
+    return Base(name, path, kind, window, num_weights * 2, num_weights=num_weights), layout
+
+
+def count_weights(path: Path) -> int:
+    """Return how many numbers a file of safetensors holds, by its header alone."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  # no mapping
 
 
 def merged_base(checkpoint: Checkpoint, folder: Path) -> Path:

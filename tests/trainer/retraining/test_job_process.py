@@ -10,7 +10,7 @@ import pytest
 
 from personas.settings import Settings
 from tests.helpers.worker_process import wait_until
-from trainer.retraining.job_process import GIB, Budget, JobProcess, StillRunning, Usage, excess, last_words
+from trainer.retraining.job_process import GIB, Budget, JobProcess, StillRunning, Usage, excess, forecast, last_words
 
 BUDGET = Budget(memory=2 * GIB, seconds=3600, free_disk=GIB, num_threads=1)
 
@@ -29,6 +29,13 @@ def test_what_is_within_the_budget_is_let_be() -> None:
 )
 def test_what_exceeds_the_budget_is_said_with_the_figure(usage: Usage, said: str) -> None:
     assert said in excess(usage, BUDGET)
+
+
+def test_what_a_dry_run_expects_is_held_against_the_budget_and_what_it_does_not_know_is_let_be() -> None:
+    expected = {"seconds": 5400.0, "memory_bytes": 3 * GIB, "disk_bytes": GIB}
+    assert forecast(expected, 9 * GIB) == Usage(3 * GIB, 5400.0, 9 * GIB, GIB)
+    assert "1.5 hours, and may take 1.0" in excess(forecast(expected | {"memory_bytes": 0}, 9 * GIB), BUDGET)
+    assert excess(forecast({"seconds": None}, 9 * GIB), BUDGET) == ""
 
 
 def test_settings_decide_the_budget_and_what_they_leave_open_is_a_share_of_what_is_free() -> None:

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from bots.job_card import card
 from personas.settings import Settings
+from trainer.retraining.job_process import GIB
 from trainer.retraining.jobs import Foreman, StepFailed
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, State
@@ -55,3 +56,39 @@ def test_what_an_end_quotes_of_the_data_is_for_whoever_sent_them_and_not_for_the
     ended = jobs.get(submitted.id)
     assert ended is not None
     assert SECRET in card(ended)[0]
+
+
+@pytest.mark.parametrize(
+    ("expected", "reason"),
+    [
+        ({"seconds": 7200.0}, "it takes 2.0 hours, and may take 1.0"),
+        ({"memory_bytes": 3 * GIB}, "it takes 3.0 GB of memory, and may take 2.0 GB"),
+        ({"seconds": None, "memory_bytes": GIB}, ""),
+    ],
+)
+def test_what_would_exceed_a_budget_is_refused_before_anybody_confirms_it(
+    redis_server: str, home: Path, expected: dict[str, float], reason: str
+) -> None:
+    jobs = Jobs(connect(redis_server))
+    submitted = jobs.submit(Order("ada", "datasets/ada.txt", "quick"))
+    settings = Settings(data_dir=home, device="cpu", training_hours=1, training_memory_gb=2, training_free_disk_gb=0)
+    foreman = Foreman(settings, redis_server)
+    claimed = foreman._claimed("check")
+    assert claimed is not None
+    foreman._propose(claimed, expected)
+    asked = jobs.get(submitted.id)
+    assert asked is not None
+    assert (asked.state, asked.reason) == (State.REFUSED if reason else State.PROPOSED, reason)
+
+
+def test_a_dry_run_that_takes_longer_than_a_training_may_is_ended_by_the_clock(redis_server: str, home: Path) -> None:
+    jobs = Jobs(connect(redis_server))
+    submitted = jobs.submit(Order("ada", "datasets/ada.txt", "quick"))
+    foreman = Foreman(Settings(data_dir=home, device="cpu", training_hours=1e-6), redis_server)
+    claimed = foreman._claimed("check")
+    assert claimed is not None
+    foreman._do(foreman._check, claimed)
+    ended = jobs.get(submitted.id)
+    assert ended is not None
+    assert ended.state is State.FAILED
+    assert "hours, and may take 0.0" in ended.reason
