@@ -5,7 +5,8 @@
 
 The same dialogues, tokenizer, GPT-2 shape, number format and machine, round by round in one run; `benchmarks.trainers`
 says what each contender does. A labelled token is one that the language-model loss is taken at. CPU seconds are those
-of all threads: where others use the same cores, they are what compares.
+of all threads: where others use the same cores, they are what compares. The share of peak arithmetic is what the
+labels needed, whatever else a contender computes, over the rate of one large matrix product in the same number format.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import GPT2Config
 
+from benchmarks.limits import median_s
 from benchmarks.trainers import LEARNING_RATE, Bench, Round, ancestors, library, ours, ours_with_both_losses
 from personas.logs import configure_logging
 from personas.settings import load_settings
@@ -32,6 +35,8 @@ from trainer.config import ScratchModel, load_config
 from trainer.formats import Dialogue, read_dialogues
 from trainer.train import Run
 
+# Of the square matrices whose product is the peak: large enough to keep a GPU busy, small enough for a CPU.
+SIDES = {"cuda": 8192, "cpu": 2048}
 DATA = Path("../shared/data/personachat/train.jsonl.gz")
 OURS = "personabot"
 CONTENDERS: dict[str, Callable[[Bench, int], Round]] = {
@@ -70,6 +75,7 @@ def measure(
         run = Run.prepare(config, Path(folder, "run"))
         built = run.model.model.config
         bench = Bench(dialogues, config, run.layout, built, seconds, run.dtype, run.ranks.device)
+        peak, num_seen = product_flops(bench.dtype, bench.device), mean_context(bench)
         rounds: dict[str, list[tuple[Round, float]]] = {name: [] for name in CONTENDERS}
         for number in range(num_rounds):
             for name, contender in CONTENDERS.items():
@@ -81,7 +87,11 @@ def measure(
         "data": f"{data.name}, first {len(dialogues)} dialogues",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "num_rounds": num_rounds,
-        "contenders": {name: figures(done) for name, done in rounds.items()},
+        "peak_flops": peak,
+        "contenders": {
+            name: figures(done) | {"of_peak": statistics.median(flops(one, built, num_seen) for one, _ in done) / peak}
+            for name, done in rounds.items()
+        },
     }
 
 
@@ -94,19 +104,50 @@ def figures(rounds: list[tuple[Round, float]]) -> dict[str, float]:
     }
 
 
+def flops(one: Round, shape: GPT2Config, num_seen: float) -> float:
+    """The operations a second that a round's tokens and labels need, each token seeing `num_seen` others on average.
+
+    Two for each weight of a layer's products, of the head where there is a label, and of attention's two products;
+    backwards twice as many again.
+    """
+    products = 12 * shape.n_layer * shape.n_embd**2
+    attention = 2 * shape.n_layer * shape.n_embd * num_seen
+    head = shape.vocab_size * shape.n_embd
+    return 6 * (one.num_tokens * (products + attention) + one.num_labels * head) / one.seconds
+
+
+def mean_context(bench: Bench) -> float:
+    """How many positions a token attends to on average, in the sequences that the trainer makes of the dialogues."""
+    lengths = [
+        len(example.ids)
+        for dialogue in bench.dialogues
+        for example in bench.layout.examples_of(dialogue.facts, dialogue.turns, max_tokens=bench.config.max_tokens)
+    ]
+    return sum(length * (length + 1) / 2 for length in lengths) / sum(lengths)
+
+
+def product_flops(dtype: torch.dtype, device: torch.device) -> float:
+    """The operations a second of one large matrix product: the most that this hardware gives."""
+    side = SIDES.get(device.type, SIDES["cpu"])
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / median_s(lambda: left @ right, device)
+
+
 def _line(dialogue: Dialogue) -> dict[str, Any]:
     return {"p1": dialogue.partner_facts, "p2": dialogue.facts, "turns": [turn.text for turn in dialogue.turns]}
 
 
 def show(result: dict[str, Any]) -> None:
     """Print a table, and how many times faster we are."""
-    table = Table(caption=f"{result['shape']}; {result['data']}; {result['machine']}", caption_justify="left")
-    for column in ("trainer", "labels/s", "labels/CPU s", "tokens/s", "ours: times", "by CPU s"):
+    peak = f"peak {result['peak_flops'] / 1e12:.3g} TFLOP/s"
+    table = Table(caption=f"{result['shape']}; {result['data']}; {result['machine']}; {peak}", caption_justify="left")
+    for column in ("trainer", "labels/s", "labels/CPU s", "tokens/s", "of peak", "ours: times", "by CPU s"):
         table.add_column(column, justify="left" if column == "trainer" else "right")
     own = result["contenders"][OURS]
     for name, each in result["contenders"].items():
         times = [f"{own[key] / each[key]:.1f}" for key in ("labels_per_s", "labels_per_cpu_s")]
-        table.add_row(name, *(f"{value:,.0f}" for value in each.values()), *times)
+        speeds = (f"{each[key]:,.0f}" for key in ("labels_per_s", "labels_per_cpu_s", "tokens_per_s"))
+        table.add_row(name, *speeds, f"{each['of_peak']:.1%}", *times)
     Console().print(table)
 
 

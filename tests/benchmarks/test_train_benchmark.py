@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import GPT2Config
 
-from benchmarks.train import figures
-from benchmarks.trainers import Round, replies
+from benchmarks.train import figures, flops, mean_context
+from benchmarks.trainers import Bench, Round, replies
 from personas.conversation import Role
 from tests.helpers.layouts import persona_layout
+from tests.trainer.test_train import config
 from trainer.formats import read_dialogues
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +49,22 @@ def test_the_ancestors_way_has_a_sequence_for_every_reply_the_true_one_last() ->
     assert reply == layout.reply_ids(spoken[0].text)
     assert sequence[-len(reply) :] == reply
     assert len(first) == 2
+
+
+def test_the_arithmetic_of_a_round_is_that_of_its_layers_its_attention_and_its_labels() -> None:
+    shape = GPT2Config(n_layer=2, n_embd=4, vocab_size=10)
+    layers = 2 * (4 * 4 * 4 + 2 * 4 * 16)  # attention's four projections, and the MLP's two
+    assert flops(Round(0, 100, 1.0), shape, 0) == 6 * 100 * layers
+    assert flops(Round(30, 0, 1.0), shape, 7) == 6 * 30 * 4 * 10
+    assert flops(Round(0, 1, 0.5), shape, 7) == 2 * 6 * (layers + 2 * 2 * 4 * 7)
+
+
+def test_a_token_attends_to_itself_and_what_stands_before_it() -> None:
+    talk = next(iter(read_dialogues(DATA)))
+    bench = Bench([talk], config(), persona_layout(), GPT2Config(), 1.0, torch.float32, torch.device("cpu"))
+    examples = bench.layout.examples_of(talk.facts, talk.turns, max_tokens=bench.config.max_tokens)
+    seen = [place + 1 for example in examples for place in range(len(example.ids))]
+    assert mean_context(bench) == pytest.approx(sum(seen) / len(seen))
 
 
 def test_figures_are_medians_and_cpu_seconds_count_the_share_of_the_cores() -> None:
