@@ -97,7 +97,7 @@ def train(
     }
     paths = [*(files or ()), *(data or ())]
     flags: dict[str, Any] = {
-        "name": name or (named(out or paths[0]) if config is None and (out or paths) else None),
+        "name": name or (None if config else out.name if out else named(paths[0]) if paths else None),
         "base": base,
         "layout": layout,
         "lora": {"rank": lora, "alpha": lora} if lora else None,
@@ -136,7 +136,7 @@ def train(
 
 
 def named(path: Path) -> str:
-    """Return a file's or folder's name without its endings.
+    """Return a data file's name without its endings.
 
     >>> named(Path("talk/my_dialogues.jsonl.gz"))
     'my_dialogues'

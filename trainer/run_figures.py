@@ -1,4 +1,4 @@
-"""What a finished run says of itself: how much, how fast, in how much memory, and what became of held-out data."""
+"""What a run says of itself: how far it is, and at its end how much, how fast, in how much memory, and how good."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import resource
 from typing import Any
 
 import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+def progress_bar(*, is_shown: bool) -> Progress:
+    """Return the bar of a run; its tasks have a field `note`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens · {task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, refresh_per_second=2, disable=not is_shown)
 
 
 def peak_memory_mib(device: torch.device) -> int:

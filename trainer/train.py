@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,18 +12,19 @@ from typing import Any
 import structlog
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from personas.errors import PersonabotError
 from personas.layout import Layout
 from trainer.config import TrainConfig
 from trainer.data import Batch, Corpus, Stream
 from trainer.evaluate import score_dialogues
+from trainer.interruption import Interruption
 from trainer.layouts import build_layout
 from trainer.model import DTYPES, TrainingModel
 from trainer.optimizer import Optimizer, schedule
 from trainer.ranks import Ranks
-from trainer.run_figures import run_figures, summary
+from trainer.run_figures import progress_bar, run_figures, summary
 from trainer.run_folder import RunFolder, claim
 from trainer.start import build_model, build_stream, resolved
 from trainer.step import Taken, take_gradient
@@ -64,7 +64,7 @@ class Run:
     valid: list[Corpus]
     ranks: Ranks
     place: Place = field(default_factory=Place)
-    is_stopping: bool = False
+    interruption: Interruption = field(default_factory=Interruption)
     tracking: Tracking = field(default_factory=lambda: Tracking({}))
     before: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -105,15 +105,10 @@ class Run:
         if self.ranks.is_first:
             self.folder.record(self.config)
             self._start_tracking()
-        previous = signal.signal(signal.SIGTERM, self._stop)
         try:
-            with self._progress() as progress:
+            with self.interruption, progress_bar(is_shown=self.ranks.is_first) as progress:
                 self._loop(optimizer, progress)
-        except KeyboardInterrupt:
-            self._save(optimizer)
-            raise
         finally:
-            signal.signal(signal.SIGTERM, previous)
             self.tracking.end()
         return self.finish()
 
@@ -131,13 +126,14 @@ class Run:
             if self._is_time_to_look(looked):
                 self._validate()
                 looked = time.monotonic()
-            is_stopping = self.ranks.any(self.is_stopping)
+            is_stopping = self.ranks.any(self.interruption.number > 0)
             is_over = self.ranks.any(self.place.num_tokens >= self.config.train_tokens or self._has_stalled())
             if is_stopping or is_over or time.monotonic() - saved > self.config.save_minutes * 60:
                 self._save(optimizer)
                 saved = time.monotonic()
             if is_stopping:
-                raise SystemExit(143)
+                log.info("stopped; the same command goes on", step=self.place.step)
+                raise SystemExit(self.interruption.status)
             if is_over:
                 return
 
@@ -190,6 +186,8 @@ class Run:
             return False
         if self.config.valid_steps is not None:
             return self.place.step % self.config.valid_steps == 0
+        if self.place.num_tokens >= self.config.train_tokens:
+            return True
         return time.monotonic() - looked > self.config.valid_minutes * 60
 
     def _has_stalled(self) -> bool:
@@ -267,9 +265,6 @@ class Run:
         torch.set_rng_state(state["random"])
         log.info("resumed", step=self.place.step, tokens=self.place.num_tokens)
 
-    def _stop(self, *_: object) -> None:
-        self.is_stopping = True
-
     def finish(self) -> Path:
         """Write the checkpoint folder and say how it went; with `patience` it is the best one, else the last."""
         final = self.folder.path / "checkpoint"
@@ -295,13 +290,3 @@ class Run:
             seconds=place.seconds,
             device=self.ranks.device,
         )
-
-    def _progress(self) -> Progress:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens · {task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        return Progress(*columns, refresh_per_second=2, disable=not self.ranks.is_first)

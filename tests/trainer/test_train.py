@@ -81,7 +81,8 @@ def test_an_interrupted_run_ends_with_the_same_weights_to_the_bit(tmp_path: Path
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
-def test_a_terminated_run_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_terminated_run_saves_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     arguments = [
         *("train", str(DATA / "personachat.jsonl"), "--out", str(tmp_path), "--max-tokens", "256"),
         *("--train-tokens", "400000", "--batch-tokens", "2000", "--micro-tokens", "2000", "--dtype", "fp32"),
@@ -93,9 +94,9 @@ def test_a_terminated_run_saves_and_the_same_command_goes_on(tmp_path: Path) -> 
     ) as process:
         while process.poll() is None and not (tmp_path / "log.jsonl").exists():
             time.sleep(0.05)  # asks whether the first step is done
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         process.wait(60)
-    assert process.returncode == 143
+    assert process.returncode == 128 + number
     state = torch.load(tmp_path / "last" / "state.pt", weights_only=True)
     assert 0 < state["place"]["num_tokens"] < 400_000
 
