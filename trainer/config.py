@@ -102,7 +102,9 @@ class TrainConfig(_Strict):
         (), description="where the log goes besides log.jsonl"
     )
     save_minutes: float = Field(5.0, gt=0)
-    valid_minutes: float = Field(20.0, gt=0, description="time between looks at the validation data")
+    valid_minutes: float = Field(
+        20.0, gt=0, description="time between looks at the validation data; one comes at the end"
+    )
     valid_steps: int | None = Field(None, ge=1, description="look every so many steps instead")
     valid_first: bool = Field(False, description="look before the first step too")
     valid_dialogues: int = Field(50, ge=1)

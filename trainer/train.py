@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from personas.errors import PersonabotError
 from personas.layout import Layout
-from trainer.config import TrainConfig
+from trainer.config import ConfigError, TrainConfig
 from trainer.data import Batch, Corpus, Stream
 from trainer.evaluate import score_dialogues
 from trainer.interruption import Interruption
@@ -74,6 +74,8 @@ class Run:
 
         Raises `ConfigError` where the configuration cannot be, or `path` holds another run.
         """
+        if config.patience is not None and not config.valid:
+            raise ConfigError("patience: needs held-out data to look at: name it with --valid, or in [[valid]]")
         torch.manual_seed(config.seed)
         ranks = Ranks.start(choose_device(config.device)[0])
         if ranks.is_first:
@@ -184,10 +186,10 @@ class Run:
     def _is_time_to_look(self, looked: float) -> bool:
         if not self.valid:
             return False
-        if self.config.valid_steps is not None:
-            return self.place.step % self.config.valid_steps == 0
         if self.place.num_tokens >= self.config.train_tokens:
             return True
+        if self.config.valid_steps is not None:
+            return self.place.step % self.config.valid_steps == 0
         return time.monotonic() - looked > self.config.valid_minutes * 60
 
     def _has_stalled(self) -> bool:

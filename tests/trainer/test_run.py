@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from personas.checkpoint import read_checkpoint
 from tests.trainer.test_train import DATA, config, tiny_base
+from trainer.config import ConfigError
 from trainer.optimizer import Optimizer
 from trainer.step import take_gradient
 from trainer.train import Run, TrainingError
@@ -114,6 +115,20 @@ def test_the_first_look_comes_before_the_first_step_and_the_end_tells_both(tmp_p
     assert lines(tmp_path)[0]["step"] == 0
     held_out = json.loads((folder / "metrics.json").read_text())["training"]["held_out"]
     assert held_out["after"]["parlai.txt"]["bpb"] < held_out["before"]["parlai.txt"]["bpb"]
+
+
+def test_held_out_data_is_looked_at_once_more_when_the_run_is_over(tmp_path: Path) -> None:
+    run = Run.prepare(config(train_tokens=1500, **VALID), tmp_path)
+    run.train()
+    assert [entry["step"] for entry in lines(tmp_path) if "bpb" in entry] == [run.place.step]
+    assert (tmp_path / "best" / "checkpoint.json").is_file()
+    Run.prepare(config(train_tokens=1500, **VALID), tmp_path).train()
+    assert len([entry for entry in lines(tmp_path) if "bpb" in entry]) == 1
+
+
+def test_patience_without_held_out_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"patience: needs held-out data .* --valid"):
+        Run.prepare(config(patience=2), tmp_path / "run")
 
 
 def test_speed_and_peak_memory_are_said_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
