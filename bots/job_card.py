@@ -54,6 +54,11 @@ def line_of(job: Job) -> str:
     return f"{job.id}  {job.order.name}: {job.state}{f' ({job.reason})' if job.reason else ''}"
 
 
+def progress_line(progress: Progress) -> str:
+    """Return how far a training is, in one line."""
+    return f"{progress.share:.0%}, {_pace(progress)}"
+
+
 def bar(share: float) -> str:
     """Return a bar of blocks.
 
@@ -126,11 +131,12 @@ def _prose(report: Mapping[str, Any]) -> list[str]:
 def _training(progress: Progress) -> str:
     if not progress.step:
         return f"{bar(0)} 0 %\nLoading."
+    return f"{bar(progress.share)} {progress.share:.0%}\n{_pace(progress)}"
+
+
+def _pace(progress: Progress) -> str:
     left = f", {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-    return (
-        f"{bar(progress.share)} {progress.share:.0%}\n"
-        f"step {progress.step:,}, loss {progress.loss:.3f}, {progress.tokens_per_s:,.0f} tokens/s{left}"
-    )
+    return f"step {progress.step:,}, loss {progress.loss:.3f}, {progress.tokens_per_s:,.0f} tokens/s{left}"
 
 
 def _curves(job: Job) -> str:

@@ -23,7 +23,7 @@ from personas.registry import Registry, Version
 from personas.voices import caution, give, given_voices, roll_back, speakers_of, withdraw
 from worker.queue.job import Job, Order, State
 from worker.queue.keys import QUEUED, WORKERS
-from worker.queue.loaded import LoadedState, load_errors, loaded_models
+from worker.queue.loaded import LoadedState, load_errors, loaded_models, set_order
 
 log = structlog.get_logger(__name__)
 
@@ -52,13 +52,13 @@ async def use(services: Services, caller: Caller, arguments: Mapping[str, str]) 
     registry, name = services.workshop.registry, arguments["name"].strip()
     wanted = arguments.get("persona", "").strip()
     if not wanted:
-        return await _changed("chosen", partial(registry.choose, name), caller, "is served from now on")
+        return await _changed(services, "chosen", partial(registry.choose, name), caller, "is served from now on")
     try:
         persona = services.catalogue.get(wanted)
     except UnknownPersona as error:
         return Response(str(error), is_private=True)
     how = f"speaks as {persona.name} from now on{_but(persona)}"
-    return await _changed("given", partial(give, registry, persona.name, name), caller, how)
+    return await _changed(services, "given", partial(give, registry, persona.name, name), caller, how)
 
 
 async def unvoice(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
@@ -78,7 +78,7 @@ async def promote(services: Services, caller: Caller, arguments: Mapping[str, st
     """Make a version current; by force also one that the gate refused, which its record then says."""
     is_forced = arguments.get("force", "").strip().casefold() in YES
     promoted = partial(services.workshop.registry.promote, arguments["version"].strip(), is_forced=is_forced)
-    return await _changed("promoted", promoted, caller, "is current now; workers switch within seconds")
+    return await _changed(services, "promoted", promoted, caller, "is current now; workers switch within seconds")
 
 
 async def rollback(services: Services, caller: Caller, arguments: Mapping[str, str]) -> Response:
@@ -89,6 +89,7 @@ async def rollback(services: Services, caller: Caller, arguments: Mapping[str, s
     except PersonabotError as error:
         return Response(str(error), is_private=True)
     log.info("checkpoint rolled back", checkpoint=name, by=caller.user)
+    await _remember(services, name, caller)
     return Response(f"{said}.", is_private=True)
 
 
@@ -204,16 +205,27 @@ def _served(model: LoadedState, speaking: Mapping[str, Sequence[str]]) -> str:
     return ", ".join(each for group in names for each in group) or "nobody now"
 
 
-async def _changed(what: Change, change: Callable[..., Version], caller: Caller, how: str) -> Response:
+async def _changed(
+    services: Services, what: Change, change: Callable[..., Version], caller: Caller, how: str
+) -> Response:
     """Make a change of what is served, and say what it is now."""
     try:
         version = await in_thread(change, by=caller.user)
     except PersonabotError as error:
         return Response(str(error), is_private=True)
     log.info("checkpoint changed", version=version.reference, by=caller.user, change=what)
+    await _remember(services, version.name, caller)
     undo = (Button("Undo", "model rollback", version.name),) if what == "promoted" else ()
     warning = f"\n{caution(version)}" if what == "given" and caution(version) else ""
     return Response(f"{version.reference} {how}.{warning}", buttons=(undo,) if undo else (), is_private=True)
+
+
+async def _remember(services: Services, name: str, caller: Caller) -> None:
+    """Note where to tell that a worker could not load what was changed to."""
+    try:
+        await in_thread(set_order, services.workshop.jobs.redis, name, caller.conversation)
+    except redis.RedisError as error:  # the change holds all the same
+        log.warning("a model that can't be loaded will not be told of", checkpoint=name, error=repr(error))
 
 
 def _num(jobs: Sequence[Job], *states: State) -> int:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
 
 import redis
 import structlog
 
 from bots.delivery import Moved, NotEditable, Platform, TryLater, Undeliverable
+from bots.failures import failures_after
 from bots.job_card import Rows, card, final_report
 from bots.retrain import num_ahead
 from bots.services import Services, in_thread
@@ -23,7 +23,6 @@ from bots.split import split
 from personas.conversation import Conversation
 from worker.queue.job import Job, State
 from worker.queue.jobs import Jobs
-from worker.queue.loaded import load_errors
 
 log = structlog.get_logger(__name__)
 
@@ -62,23 +61,15 @@ class Watch:
     async def _tell_of_failures(self) -> None:
         """Say where a model was ordered that a worker could not load it; one that a platform is too busy for, later."""
         heard_until = await in_thread(self._jobs.heard_until, self._name, self._began_at)
-        errors = [each for each in await in_thread(load_errors, self._jobs.redis) if each.at > heard_until]
-        if not errors:
-            return
-        newest = await in_thread(self._jobs.newest)
-        chosen = await in_thread(self._services.workshop.registry.chosen)
-        for error in reversed(errors):
-            job = ordered_as(error.reference or chosen or "", newest)
-            if job and job.order.where and job.order.where.platform == self._name:
-                why = error.reason.rstrip(".")
-                text = f"{error.worker} could not load {job.order.name}: {why}. What spoke before goes on."
+        for failure in await in_thread(failures_after, self._services.workshop, heard_until):
+            if failure.where and failure.where.platform == self._name:
                 try:
-                    await self._platform.send(job.order.where, text, nonce=f"load-{job.id}-{error.at:.0f}")
+                    await self._platform.send(failure.where, failure.text, nonce=f"load-{failure.at:.6f}")
                 except TryLater:
                     return
                 except (Moved, Undeliverable) as gone:
-                    log.warning("nobody to tell of a model that was not loaded", job=job.id, error=str(gone))
-            await in_thread(self._jobs.set_heard_until, self._name, error.at)
+                    log.warning("nobody to tell of a model that was not loaded", error=str(gone))
+            await in_thread(self._jobs.set_heard_until, self._name, failure.at)
 
     async def _tell_safely(self, job: Job, where: Conversation) -> None:
         try:
@@ -122,9 +113,3 @@ class Watch:
         parts = split(self._platform.worded(where, Speech("", report)), self._platform.max_length) if report else []
         for index, part in enumerate(parts):
             await self._platform.send(where, part, nonce=f"end-{job.id}-{index}")
-
-
-def ordered_as(reference: str, jobs: Iterable[Job]) -> Job | None:
-    """Return the first of `jobs`, newest first, whose model was promoted under the name of `reference`."""
-    name = reference.partition("@")[0]
-    return next((job for job in jobs if job.state is State.PROMOTED and job.order.name == name), None)

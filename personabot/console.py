@@ -1,13 +1,16 @@
 """Administrators' commands at the terminal of `personabot up`: whoever sits there owns the machine.
 
-Carries the commands of `bots` to an event loop in a thread of its own, and says when a job goes from state to state.
+Carries the commands of `bots` to an event loop in a thread of its own, and says how jobs get on, and which model that
+was ordered here could not be loaded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +20,14 @@ import redis
 
 from bots.command import Attachment, Caller, Response
 from bots.commands import run
-from bots.job_card import card, final_report
+from bots.failures import failures_after
+from bots.job_card import card, final_report, progress_line
 from bots.services import Services
 from bots.typed import read_command
 from bots.workshop import UnfitFile
 from personabot.queue_partner import CONVERSATION
 from personas.settings import Settings
-from worker.queue.job import Job
+from worker.queue.job import CURVE_FILE, FOLDERS, Job, State
 
 OWNER: Final = Caller(CONVERSATION, "owner", "the terminal", is_moderator=True)
 LOOK_EVERY_S: Final = 1.0
@@ -36,7 +40,9 @@ class AdminConsole:
         opened = Services.open(settings, url)
         self._services = replace(opened, admins=frozenset({OWNER.user}))
         self._note = note
-        self._told: dict[str, str] = {}
+        self._folder = settings.data_dir / FOLDERS
+        self._told: dict[str, tuple[str, int]] = {}
+        self._heard_until = time.time()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="console", daemon=True)
 
@@ -63,25 +69,38 @@ class AdminConsole:
         return _text(asyncio.run_coroutine_threadsafe(answer, self._loop).result())
 
     async def _watch(self) -> None:
-        jobs = self._services.workshop.jobs
         while True:
-            try:
-                for job_id in await asyncio.to_thread(jobs.shown, CONVERSATION.platform):
-                    job = await asyncio.to_thread(jobs.get, job_id)
-                    if job is not None:
-                        self._tell(job)
-                    if job is None or job.state.is_over:
-                        await asyncio.to_thread(jobs.stop_showing, CONVERSATION.platform, job_id)
-            except redis.RedisError:
-                pass  # `up` says what happens to the server
+            with contextlib.suppress(redis.RedisError):  # `up` says what happens to the server
+                await self._look()
             await asyncio.sleep(LOOK_EVERY_S)
 
+    async def _look(self) -> None:
+        workshop = self._services.workshop
+        for job_id in await asyncio.to_thread(workshop.jobs.shown, CONVERSATION.platform):
+            job = await asyncio.to_thread(workshop.jobs.get, job_id)
+            if job is not None:
+                self._tell(job)
+            if job is None or job.state.is_over:
+                await asyncio.to_thread(workshop.jobs.stop_showing, CONVERSATION.platform, job_id)
+        for failure in await asyncio.to_thread(failures_after, workshop, self._heard_until):
+            if failure.where == CONVERSATION:
+                self._note(failure.text)
+            self._heard_until = failure.at
+
     def _tell(self, job: Job) -> None:
-        if self._told.get(job.id) == job.state:
+        """Say how a job stands when its state has changed, and every ten percent of its training."""
+        tenths = int(job.progress.share * 10) if job.state is State.TRAINING else 0
+        before = self._told.get(job.id)
+        if before == (job.state, tenths):
             return
-        self._told[job.id] = job.state
+        self._told[job.id] = (job.state, tenths)
+        if before and before[0] == job.state:
+            self._note(f"{job.order.name}: {progress_line(job.progress)}")
+            return
         text, buttons = card(job)
-        self._note(f"{_text(Response(text, buttons=buttons))}\n{final_report(job)}".strip())
+        picture = self._folder / job.id / CURVE_FILE
+        curve = f"The loss: {picture}" if job.state.is_over and picture.is_file() else ""
+        self._note("\n".join(filter(None, (_text(Response(text, buttons=buttons)), final_report(job), curve))))
 
 
 def _text(response: Response) -> str:

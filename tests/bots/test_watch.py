@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bots.command import Caller
+from bots.commands import run
 from bots.delivery import NotEditable, TryLater, Undeliverable
 from bots.job_card import bar, duration
 from bots.services import Services
+from bots.typed import read_command
 from bots.watch import Watch
+from tests.helpers.bare_checkpoint import bare_checkpoint
 from tests.helpers.paper import HERE, Paper
 from tests.helpers.retraining import REPORT, RESULT
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, Progress, State
 from worker.queue.jobs import Jobs
-from worker.queue.loaded import RedisBoard
+from worker.queue.loaded import RedisBoard, set_order
 
 
 @pytest.fixture
@@ -138,7 +144,7 @@ async def test_who_ordered_a_model_hears_once_that_a_worker_could_not_load_it(
     services: Services, paper: Paper, jobs: Jobs
 ) -> None:
     job = training(jobs)
-    jobs.move(job, State.PROMOTED, result=RESULT)
+    jobs.move(job, State.JUDGING)  # it is promoted, and says so a moment later
     watching = watch(services, paper)
     await watching.look()
     before = len(paper.sent)
@@ -155,8 +161,7 @@ async def test_who_ordered_a_model_hears_once_that_a_worker_could_not_load_it(
 async def test_an_adapter_that_was_away_tells_once_what_could_not_be_loaded_meanwhile(
     services: Services, paper: Paper, jobs: Jobs
 ) -> None:
-    job = training(jobs)
-    jobs.move(job, State.PROMOTED, result=RESULT)
+    set_order(jobs.redis, "ada", HERE)
     board = RedisBoard(jobs.redis, "one:7")
     board.failed("ada", "before anybody watched")
     await watch(services, paper).look()
@@ -165,6 +170,34 @@ async def test_an_adapter_that_was_away_tells_once_what_could_not_be_loaded_mean
     for _ in range(2):
         await watch(services, paper).look()
     assert told(paper)[before:] == ["one:7 could not load ada: the disk is full. What spoke before goes on."]
+
+
+@pytest.mark.parametrize(
+    ("line", "reference"),
+    [
+        ("model use name=ada", ""),
+        ("model use name=ada persona=Bob", "ada"),
+        ("model promote version=ada@1", "ada"),
+        ("model rollback ada", "ada"),
+    ],
+)
+async def test_who_had_a_model_served_hears_that_a_worker_could_not_load_it(
+    services: Services, paper: Paper, jobs: Jobs, tmp_path: Path, line: str, reference: str
+) -> None:
+    registry = services.workshop.registry
+    for content in ("one", "two"):
+        registry.promote(registry.add(bare_checkpoint(tmp_path / content, content), "ada").reference)
+    registry.choose("ada")
+    watching = watch(services, paper)
+    await watching.look()
+    admin = Caller(HERE, "7", "Ann")
+    command, arguments = read_command("model", line.removeprefix("model "))
+    assert command is not None
+    await run(replace(services, admins=frozenset({admin.user})), command, admin, arguments)
+    RedisBoard(jobs.redis, "one:7").failed(reference, "the disk is full")
+    for _ in range(2):
+        await watching.look()
+    assert told(paper) == ["one:7 could not load ada: the disk is full. What spoke before goes on."]
 
 
 async def test_a_message_that_is_gone_is_sent_anew_and_a_busy_platform_hears_of_it_later(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from personabot.console import AdminConsole
+from personabot.queue_partner import CONVERSATION
 from personas.settings import Settings
-from tests.helpers.retraining import write_data
+from tests.helpers.retraining import REPORT, RESULT, write_data
 from tests.helpers.worker_process import wait_until
 from worker.queue.connection import connect
-from worker.queue.job import State
+from worker.queue.job import Order, Progress, State
 from worker.queue.jobs import Jobs
+from worker.queue.loaded import RedisBoard, set_order
 
 
 def test_a_job_is_ordered_with_a_file_of_this_machine_and_its_states_are_told(
@@ -32,6 +34,41 @@ def test_a_job_is_ordered_with_a_file_of_this_machine_and_its_states_are_told(
     assert ended is not None
     assert ended.state is State.CANCELLED
     assert "Cancelled by the terminal" in told[-1]
+
+
+def test_a_training_is_told_of_every_ten_percent_and_at_its_end_where_the_picture_lies(
+    redis_server: str, tmp_path: Path
+) -> None:
+    settings = Settings(data_dir=tmp_path, redis_url=redis_server)
+    jobs = Jobs(connect(redis_server), worker="one", device="here")
+    told: list[str] = []
+    job = jobs.submit(Order("ada", "datasets/ada.jsonl", "quick", conversation=str(CONVERSATION)))
+    jobs.show("terminal", job.id)
+    checked = jobs.claim("check")
+    assert checked is not None
+    jobs.move(checked, State.PROPOSED, report=REPORT)
+    jobs.confirm(job.id, "terminal:owner")
+    running = jobs.claim("train")
+    assert running is not None
+    with AdminConsole(settings, redis_server, told.append):
+        wait_until(lambda: any("Loading" in text for text in told), "the training is told of")
+        for tokens in (1500, 1700, 2100):
+            jobs.beat(running, Progress(tokens // 100, tokens, 10000, 2.5, 100.0, 90.0))
+            wait_until(lambda said=tokens // 1000: len(told) == said + 1, "a tenth is told of")
+        assert told[1:] == [
+            "ada: 15%, step 15, loss 2.500, 100 tokens/s, 2 min left",
+            "ada: 21%, step 21, loss 2.500, 100 tokens/s, 2 min left",
+        ]
+        picture = tmp_path / "training" / "jobs" / job.id / "curve.png"
+        picture.parent.mkdir(parents=True)
+        picture.write_bytes(b"")
+        set_order(jobs.redis, "ada", CONVERSATION)
+        RedisBoard(jobs.redis, "one:7").failed("ada", "the disk is full")
+        jobs.move(running, State.PROMOTED, result=RESULT)
+        wait_until(lambda: len(told) >= 5, "the end is told of, and what came of it")
+    ends = "\n".join(told[3:])
+    assert f"The loss: {picture}" in ends
+    assert "one:7 could not load ada: the disk is full. What spoke before goes on." in ends
 
 
 def test_a_file_that_is_not_there_and_a_word_that_is_no_command_are_explained(

@@ -39,8 +39,9 @@ from trainer.retraining.job_process import (
 from trainer.retraining.retention import clear, hold_bases
 from trainer.retraining.uploads import forget
 from worker.queue.connection import connect
-from worker.queue.job import FOLDERS, Job, State
+from worker.queue.job import CURVE_FILE, FOLDERS, Job, State
 from worker.queue.jobs import JobLost, Jobs
+from worker.queue.loaded import set_order
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -192,8 +193,10 @@ class Foreman:
         self._attend(job, ["retraining", "judge", str(folder)], run)
         result = read_json(folder / "result.json")
         with contextlib.suppress(FileNotFoundError):
-            picture = (folder / "curve.png").read_bytes()
+            picture = (folder / CURVE_FILE).read_bytes()
             self._through_outage(lambda: self._jobs.put_curve(job, picture))
+        if result["is_promoted"] and (where := job.order.where):
+            self._through_outage(lambda: set_order(self._jobs.redis, job.order.name, where))
         state = State.PROMOTED if result["is_promoted"] else State.REFUSED
         reason = result.get("reason", "")
         self._move(job, state, kind="gate" if reason else "", result=result, reason=reason)

@@ -24,7 +24,7 @@ from trainer.retraining.recipes import Base
 from trainer.retraining.samples import PROMPTS, replies, speaker
 from trainer.retraining.starting_point import find_base, folder_of, on_original_base, present_model
 from worker.loading import Found, find_model, load_model
-from worker.queue.job import Order
+from worker.queue.job import CURVE_FILE, Order
 
 
 def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings) -> dict[str, Any]:
@@ -42,12 +42,16 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
     }
     verdict = decide(measured["after"], measured["before"], settings.gate).model_copy(update={"against": present})
     registry.record(version.reference, verdict=verdict)
+    persona = speaker(settings, order.persona)
+    sides = {
+        side: {**figures(measured[side]), "replies": replies(model, persona, settings)}
+        for side, model in models.items()
+    }
     # Asked again, since others may have begun to speak with that name meanwhile; no force overrules it.
     why_not = obstacle(settings, order.name, order.persona)
     is_promoted = (verdict.is_accepted or order.is_forced) and not why_not
-    if is_promoted:
+    if is_promoted:  # last of all, so that what comes of it is told soon after it
         _serve(registry, version, order)
-    persona = speaker(settings, order.persona)
     return {
         "present": present,
         "version": version.reference,
@@ -56,10 +60,7 @@ def judge(folder: Path, order: Order, report: dict[str, Any], settings: Settings
         "is_forced": is_promoted and not verdict.is_accepted,
         "reason": "; ".join(filter(None, (*verdict.reasons, why_not))),
         "prompts": list(PROMPTS),
-        **{
-            side: {**figures(measured[side]), "replies": replies(model, persona, settings)}
-            for side, model in models.items()
-        },
+        **sides,
     }
 
 
@@ -111,6 +112,6 @@ def _keep_curve_and_cost(folder: Path, order: Order, base: Base, settings: Setti
     """Draw the loss, and remember what training a base of this size takes on this device, for the next dry run."""
     log = RunLog(folder / "run" / "log.jsonl")
     log.read()
-    (folder / "curve.png").write_bytes(draw_curve(log, f"{order.name}, recipe {order.recipe}"))
+    (folder / CURVE_FILE).write_bytes(draw_curve(log, f"{order.name}, recipe {order.recipe}"))
     peak_mib = int(read_metrics(folder / "run" / "checkpoint").get("training", {}).get("peak_memory_mib", 0))
     remember(settings, base, tokens_per_s=log.speed(), peak_mib=peak_mib)

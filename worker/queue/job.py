@@ -12,6 +12,7 @@ from personas.conversation import Conversation
 
 UPLOADS: Final = "uploads"  # the folder, below the data folder, in which attachments wait to be read
 FOLDERS: Final = "training/jobs"  # the one in which each job has a folder, named after its id
+CURVE_FILE: Final = "curve.png"  # in a job's folder: the loss as a picture
 
 
 class State(StrEnum):

@@ -1,7 +1,10 @@
 """Which models the workers have loaded, and what failed to load: written by workers, read by whoever shows it.
 
+Who had a model served is written by whoever did, so that they can be told.
+
 models:{worker}    hash: a model's key → JSON (`LoadedState`); gone when the worker no longer renews it
 model_errors       stream: worker, reference, reason; the last 50
+model_orders       hash: a checkpoint's name → the conversation in which somebody last had it served
 """
 
 from __future__ import annotations
@@ -14,7 +17,10 @@ from typing import Any, Final, Protocol, cast
 
 import redis
 
+from personas.conversation import Conversation
+
 ERRORS: Final = "model_errors"
+ORDERS: Final = "model_orders"
 MAX_ERRORS: Final = 50
 LIFE_S: Final = 60
 PREFIX: Final = "models:"
@@ -109,6 +115,17 @@ def load_errors(client: redis.Redis, number: int = 5) -> list[LoadError]:
     """Return what failed to load, newest first."""
     entries = cast("list[tuple[str, dict[str, str]]]", client.xrevrange(ERRORS, count=number))
     return [LoadError(f["worker"], f["reference"], f["reason"], float(f["at"])) for _, f in entries]
+
+
+def set_order(client: redis.Redis, name: str, conversation: Conversation) -> None:
+    """Remember that somebody had the checkpoint's name served, and where: that is where its failures are told."""
+    client.hset(ORDERS, name, str(conversation))
+
+
+def ordered_in(client: redis.Redis, name: str) -> Conversation | None:
+    """Return where somebody last had the checkpoint's name served; None for nowhere."""
+    said = cast("str | None", client.hget(ORDERS, name))
+    return Conversation.parse(said) if said else None
 
 
 def _state(text: str) -> LoadedState:
