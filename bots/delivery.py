@@ -47,6 +47,10 @@ class TryLater(Exception):
         self.after_s = after_s
 
 
+class NoRoom(TryLater):
+    """What may as well come later would have taken the room that replies need."""
+
+
 class Moved(Exception):
     """The conversation has another address now."""
 
@@ -74,8 +78,10 @@ class Platform(Protocol):
         """Send one message and return its id."""
         ...
 
-    async def edit(self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = ()) -> None:
-        """Replace the text and the buttons of a message."""
+    async def edit(
+        self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = (), is_progress: bool = False
+    ) -> None:
+        """Replace the text and the buttons of a message; raises `NoRoom` where `is_progress` and replies come first."""
         ...
 
     async def send_picture(self, conversation: Conversation, png: bytes, caption: str, *, nonce: str = "") -> str:

@@ -13,7 +13,7 @@ import time
 import redis
 import structlog
 
-from bots.delivery import Moved, NotEditable, Platform, TryLater, Undeliverable
+from bots.delivery import Moved, NoRoom, NotEditable, Platform, TryLater, Undeliverable
 from bots.failures import failures_after
 from bots.job_card import Rows, card, final_report
 from bots.retrain import num_ahead
@@ -36,7 +36,7 @@ class Watch:
         self._platform = platform
         self._name = name
         self._every_s = every_s
-        self._told: dict[str, tuple[str, Rows]] = {}
+        self._told: dict[str, tuple[State, str, Rows]] = {}
         self._began_at = time.time()
 
     async def run(self) -> None:
@@ -74,6 +74,8 @@ class Watch:
     async def _tell_safely(self, job: Job, where: Conversation) -> None:
         try:
             await self._tell(job, where)
+        except NoRoom:
+            log.debug("telling of a job when replies leave room", job=job.id)
         except TryLater as error:
             log.info("telling of a job later", job=job.id, error=str(error))
         except Moved as moved:
@@ -83,21 +85,22 @@ class Watch:
             await in_thread(self._jobs.stop_showing, self._name, job.id)
 
     async def _tell(self, job: Job, where: Conversation) -> None:
-        now = card(job, await in_thread(num_ahead, self._services.workshop, job))
-        if self._told.get(job.id) != now:
-            await self._show(job, where, *now)
-            self._told[job.id] = now
+        text, buttons = card(job, await in_thread(num_ahead, self._services.workshop, job))
+        told = self._told.get(job.id)
+        if told != (job.state, text, buttons):
+            await self._show(job, where, text, buttons, is_progress=told is not None and told[0] is job.state)
+            self._told[job.id] = (job.state, text, buttons)
         if job.state.is_over:
             await self._report(job, where)
             await in_thread(self._jobs.stop_showing, self._name, job.id)
             del self._told[job.id]
 
-    async def _show(self, job: Job, where: Conversation, text: str, buttons: Rows) -> None:
+    async def _show(self, job: Job, where: Conversation, text: str, buttons: Rows, *, is_progress: bool) -> None:
         """Send the job's message, or edit it where there is one; one that is gone is sent anew."""
         [text, *_] = split(self._platform.worded(where, Speech("", text)), self._platform.max_length)
         if job.message_id:
             try:
-                await self._platform.edit(where, job.message_id, text, buttons=buttons)
+                await self._platform.edit(where, job.message_id, text, buttons=buttons, is_progress=is_progress)
                 return
             except NotEditable:
                 log.info("a job's message is gone, sending it anew", job=job.id)

@@ -58,8 +58,13 @@ class DiscordPlatform:
             message = await channel.send(text, allowed_mentions=_NOBODY, **more)
         return str(message.id)
 
-    async def edit(self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = ()) -> None:
-        """Replace the text and the buttons of one of our messages."""
+    async def edit(
+        self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = (), is_progress: bool = False
+    ) -> None:
+        """Replace the text and the buttons of one of our messages.
+
+        Progress may come at any time: Discord's limit on edits in a channel is another one than that on messages.
+        """
         message = self._channel(conversation).get_partial_message(int(message_id))
         with _errors(is_edit=True):
             await message.edit(content=text, allowed_mentions=_NOBODY, view=view_of(buttons) if buttons else None)

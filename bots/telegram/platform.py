@@ -14,7 +14,7 @@ import telegram
 from telegram.constants import ChatAction, MessageLimit
 from telegram.error import BadRequest, ChatMigrated, Forbidden, InvalidToken, RetryAfter, TelegramError
 
-from bots.delivery import Moved, NotEditable, Rows, TryLater, Undeliverable
+from bots.delivery import Moved, NoRoom, NotEditable, Rows, TryLater, Undeliverable
 from bots.speech import Speech, signed, without_pings
 from bots.telegram.pace import Pace
 from personas.conversation import Conversation
@@ -53,9 +53,15 @@ class TelegramPlatform:
             )
         return str(message.message_id)
 
-    async def edit(self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = ()) -> None:
-        """Replace the text of one of our messages."""
-        await self._pace.take(int(conversation.place))
+    async def edit(
+        self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = (), is_progress: bool = False
+    ) -> None:
+        """Replace the text of one of our messages; progress takes only what no message is waiting for."""
+        chat_id = int(conversation.place)
+        if not is_progress:
+            await self._pace.take(chat_id)
+        elif not self._pace.try_take(chat_id):
+            raise NoRoom("the chat's budget is needed for messages")
         with self._errors(conversation, is_edit=True):
             await self._bot.edit_message_text(
                 text,

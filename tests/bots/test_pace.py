@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+import telegram
+
+from bots.delivery import NoRoom
 from bots.telegram.pace import Pace
+from bots.telegram.platform import TelegramPlatform
+from personas.conversation import Conversation
 
 
 class Clock:
@@ -51,3 +57,15 @@ async def test_a_message_waits_for_its_budget() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     await waiting
+
+
+async def test_progress_in_a_busy_group_leaves_the_room_to_replies_and_comes_when_there_is_some() -> None:
+    clock = Clock()
+    platform = TelegramPlatform(telegram.Bot("1:none"), pace := Pace(clock))
+    for _ in range(3):
+        await pace.take(-7)
+    with pytest.raises(NoRoom):
+        await platform.edit(Conversation("telegram", "-7"), "1", "10%", is_progress=True)
+    assert not pace._wait_s(-7), "a reply goes out at once"
+    clock.now += 4.0
+    assert pace.try_take(-7)

@@ -218,6 +218,21 @@ async def test_a_message_that_is_gone_is_sent_anew_and_a_busy_platform_hears_of_
     assert paper.edited[-1][0] == "id2"
 
 
+async def test_progress_is_not_told_while_replies_need_the_room_and_a_new_state_is(
+    services: Services, paper: Paper, jobs: Jobs
+) -> None:
+    job = training(jobs)
+    watching = watch(services, paper)
+    await watching.look()
+    paper.has_room = False
+    jobs.beat(job, Progress(1, 100, 1000, 2.0, 10.0, 90.0))
+    await watching.look()
+    assert paper.edited == []
+    jobs.move(job, State.JUDGING)
+    await watching.look()
+    assert "Judging it" in paper.edited[-1][1]
+
+
 async def test_where_nobody_can_be_told_the_job_goes_on_untold(services: Services, paper: Paper, jobs: Jobs) -> None:
     job = training(jobs)
     paper.failures = [Undeliverable("kicked")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from bots.delivery import Rows, TryLater
+from bots.delivery import NoRoom, Rows, TryLater
 from bots.speech import Speech, signed
 from personas.conversation import Conversation
 
@@ -25,6 +25,7 @@ class Paper:
         self.gate: asyncio.Event | None = None
         self.is_sending = False
         self.has_failed = False
+        self.has_room = True
 
     def worded(self, conversation: Conversation, speech: Speech) -> str:
         return signed(speech, "Paper")
@@ -39,7 +40,11 @@ class Paper:
         self.sent.append((conversation, text))
         return f"id{len(self.sent)}"
 
-    async def edit(self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = ()) -> None:
+    async def edit(
+        self, conversation: Conversation, message_id: str, text: str, *, buttons: Rows = (), is_progress: bool = False
+    ) -> None:
+        if is_progress and not self.has_room:
+            raise NoRoom("replies first")
         self._fail(conversation)
         self.edited.append((message_id, text))
 
