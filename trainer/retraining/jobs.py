@@ -73,7 +73,7 @@ class Foreman:
         self._settings = settings
         self._folder = settings.data_dir / "training"
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        device = f"{place_id(self._folder)}:{settings.device}"
+        device = f"{place_id(self._folder)}:{device_id(settings.device)}"
         self._jobs = Jobs(connect(url), worker=self._name, device=device, lease_s=settings.lease_s)
         self._beat_s = settings.lease_s / BEATS_PER_LEASE
         self._stopping = threading.Event()
@@ -283,6 +283,14 @@ def place_id(folder: Path) -> str:
     with contextlib.suppress(FileExistsError), path.open("x", encoding="ascii") as file:
         file.write(uuid.uuid4().hex)
     return path.read_text(encoding="ascii")
+
+
+def device_id(asked: str) -> str:
+    """Return the one name of the device that a setting means: `auto`, `cuda` and `cuda:0` may all be the same."""
+    from worker.device import choose_device  # torch, which whoever only watches children does without
+
+    device, _ = choose_device(asked)
+    return device.type if device.index is None and device.type != "cuda" else f"{device.type}:{device.index or 0}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from structlog.testing import capture_logs
 
 from bots.job_card import card
 from personas.settings import Settings
 from trainer.retraining.job_process import GIB
-from trainer.retraining.jobs import Foreman, StepFailed
+from trainer.retraining.jobs import Foreman, StepFailed, device_id
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, State
 from worker.queue.jobs import Jobs
@@ -79,6 +80,20 @@ def test_what_would_exceed_a_budget_is_refused_before_anybody_confirms_it(
     asked = jobs.get(submitted.id)
     assert asked is not None
     assert (asked.state, asked.reason) == (State.REFUSED if reason else State.PROPOSED, reason)
+
+
+def test_one_device_has_one_name_and_so_one_training_at_a_time(redis_server: str, home: Path) -> None:
+    found = str(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
+    assert {device_id("auto"), device_id(found), device_id(found.removesuffix(":0"))} == {found}
+    jobs = Jobs(connect(redis_server))
+    foremen = [Foreman(Settings(data_dir=home, device=device), redis_server) for device in ("auto", found)]
+    for foreman in foremen:
+        jobs.submit(Order("ada", "datasets/ada.txt", "quick"))
+        checked = foreman._claimed("check")
+        assert checked is not None
+        foreman._move(checked, State.PROPOSED)
+        jobs.confirm(checked.id, "ann")
+    assert [foreman._claimed("train") is not None for foreman in foremen] == [True, False]
 
 
 def test_a_dry_run_that_takes_longer_than_a_training_may_is_ended_by_the_clock(redis_server: str, home: Path) -> None:
