@@ -9,7 +9,7 @@ queued                      sorted set: claimed conversations that no worker has
 workers                     sorted set: living workers by the end of their lease
 fences                      counter: fencing numbers, never reused
 newest_taken                counter: the highest fence that was taken
-dead                        list: messages that killed their worker twice
+dead                        list: messages that killed their worker twice, and lines that are no messages
 outbox:{platform}           stream: replies waiting to be delivered
 parts:{platform}            hash: how many parts of an entry were delivered already
 pieces:{conversation}       channel: pieces of the reply, for a person who watches it come

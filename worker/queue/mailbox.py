@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 import redis
+import structlog
 
 from personas.conversation import Conversation, Role, Turn
 from personas.store import MAX_TURNS, REPLY_MARK, TURNS_AFTER_CUT, decode_turn, encode_turn, readable_turns
@@ -26,6 +27,8 @@ from worker.queue.message import EntryKind, Kind, Message, OutboxEntry, Submitte
 from worker.queue.task import reply_task
 
 __all__ = ["Kind", "Mailbox", "Message", "OutboxEntry", "Outcome", "Submitted", "Taken"]
+
+log = structlog.get_logger(__name__)
 
 LEASE_S: Final = 12.0
 SEEN_S: Final = 24 * 60 * 60
@@ -56,6 +59,7 @@ class Mailbox:
         self.lease_s = lease_s
         self._submit = client.register_script(scripts.SUBMIT)
         self._take = client.register_script(scripts.TAKE)
+        self._discard = client.register_script(scripts.DISCARD)
         self._begin = client.register_script(scripts.BEGIN)
         self._finish = client.register_script(scripts.FINISH)
         self._renew = client.register_script(scripts.RENEW)
@@ -85,7 +89,7 @@ class Mailbox:
     def take(self, conversation: Conversation, fence: int) -> Taken | None:
         """Take what is to be answered; None if the fence is stale, taken already, or nothing is left to answer."""
         reply = self._take(keys=keys.script_keys(conversation), args=self._take_args(conversation, fence))
-        return _taken(conversation, *reply)
+        return self._taken(conversation, *reply)
 
     def begin(self, taken: Taken) -> bool:
         """Say that messages whose worker died before are being answered now; False: the claim is lost.
@@ -121,7 +125,7 @@ class Mailbox:
                 *(("", "") if takes_next else reply_task(taken.conversation)),
             ],
         )
-        return Outcome(bool(is_delivered), _taken(taken.conversation, *left))
+        return Outcome(bool(is_delivered), self._taken(taken.conversation, *left))
 
     def renew(self, held: Iterable[tuple[Conversation, int]]) -> list[Conversation]:
         """Lengthen the leases of what this worker is answering; return the conversations it has lost."""
@@ -158,24 +162,38 @@ class Mailbox:
     def _take_args(self, conversation: Conversation, fence: int) -> list[Any]:
         return [str(conversation), fence, self.worker, self.lease_s, MAX_TOGETHER, MAX_TURNS, TURNS_AFTER_CUT]
 
+    def _taken(self, conversation: Conversation, status: str, *rest: Any) -> Taken | None:
+        """Read what the Lua function `take` returned; lines that are no messages are set aside, and the rest taken."""
+        if status != "taken":
+            return None
+        fence, num_deaths, pending, history, *settings = rest
+        messages, lost = _messages(conversation, pending)
+        if lost:
+            log.warning("messages not readable, set aside as dead", conversation=str(conversation), number=len(lost))
+            args = [*self._take_args(conversation, int(fence)), *lost]
+            return self._taken(conversation, *self._discard(keys=keys.script_keys(conversation), args=args))
+        own, of_place = (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in settings)
+        said = readable_turns(conversation, history, _cached_turn)
+        replaced_line = ""
+        if messages[-1].kind == Kind.REGENERATE and said and said[-1][1].role == Role.BOT:
+            replaced_line, _ = said.pop()
+        return Taken(
+            conversation,
+            int(fence),
+            tuple(turn for _, turn in said),
+            tuple(messages),
+            (of_place, own),
+            int(num_deaths),
+            replaced_line,
+        )
 
-def _taken(conversation: Conversation, status: str, *rest: Any) -> Taken | None:
-    """Read what the Lua function `take` returned."""
-    if status != "taken":
-        return None
-    fence, num_deaths, pending, history, *settings = rest
-    own, of_place = (dict(zip(fields[::2], fields[1::2], strict=True)) for fields in settings)
-    messages = tuple(Message.from_json(conversation, line.split(" ", 1)[1]) for line in pending)
-    said = readable_turns(conversation, history, _cached_turn)
-    replaced_line = ""
-    if messages[-1].kind == Kind.REGENERATE and said and said[-1][1].role == Role.BOT:
-        replaced_line, _ = said.pop()
-    return Taken(
-        conversation,
-        int(fence),
-        tuple(turn for _, turn in said),
-        messages,
-        (of_place, own),
-        int(num_deaths),
-        replaced_line,
-    )
+
+def _messages(conversation: Conversation, lines: Iterable[str]) -> tuple[list[Message], list[str]]:
+    """Return the messages in the lines of `pending`, and the lines that are none."""
+    messages, lost = [], []
+    for line in lines:
+        try:
+            messages.append(Message.from_json(conversation, line.partition(" ")[2]))
+        except ValueError:
+            lost.append(line)
+    return messages, lost

@@ -65,19 +65,22 @@ class Message:
 
     @classmethod
     def from_json(cls, conversation: Conversation, line: str) -> Self:
-        """Invert `to_json`."""
+        """Invert `to_json`. Raises ValueError for no message."""
         data = json.loads(line)
-        return cls(
-            conversation=conversation,
-            turn=decode_turn(data["turn"]),
-            deadline=float(data["deadline"]),
-            kind=Kind(data["kind"]),
-            reply_to=data["reply_to"],
-            is_group=bool(data["is_group"]),
-            server=data.get("server", ""),
-            is_watched=data.get("is_watched", False),
-            submitted_at=float(data["submitted_at"]),
-        )
+        try:
+            return cls(
+                conversation=conversation,
+                turn=decode_turn(data["turn"]),
+                deadline=float(data["deadline"]),
+                kind=Kind(data["kind"]),
+                reply_to=data["reply_to"],
+                is_group=bool(data["is_group"]),
+                server=data.get("server", ""),
+                is_watched=data.get("is_watched", False),
+                submitted_at=float(data["submitted_at"]),
+            )
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("expected a message: a JSON object with a turn, a kind and two times") from None
 
 
 @dataclass(frozen=True, slots=True)

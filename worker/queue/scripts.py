@@ -48,9 +48,18 @@ local function release(conversation)
   redis.call('ZREM', QUEUED, conversation)
 end
 
+-- Nothing for a line that is no message: whoever takes it sets it aside.
 local function parsed(line)
   local resets, json = string.match(line, '^(%d+) (.*)$')
-  return tonumber(resets), cjson.decode(json)
+  local is_json, message = pcall(cjson.decode, json or '')
+  if is_json and type(message) == 'table' and type(message.turn) == 'string' then return tonumber(resets), message end
+end
+
+local function bury(conversation, line)
+  local _, message = parsed(line)
+  redis.call('RPUSH', DEAD, conversation .. ' ' .. line)
+  redis.call('LTRIM', DEAD, -100, -1)
+  if message and message.kind == 'say' then redis.call('LREM', HISTORY, -1, message.turn) end
 end
 
 local function is_before_reset(resets)
@@ -93,7 +102,9 @@ local function settle_pending()
   redis.call('DEL', PENDING)
   for _, line in ipairs(lines) do
     local resets, message = parsed(line)
-    if message.kind == 'say' and not is_before_reset(resets) then
+    if not message then
+      redis.call('RPUSH', PENDING, line)
+    elseif message.kind == 'say' and not is_before_reset(resets) then
       redis.call('RPUSH', PENDING, line)
       redis.call('RPUSH', HISTORY, message.turn)
     end
@@ -107,14 +118,14 @@ local function move_next(max_together)
     local line = redis.call('LINDEX', MAILBOX, 0)
     if not line then return moved end
     local resets, message = parsed(line)
-    if is_before_reset(resets) then
+    if message and is_before_reset(resets) then
       redis.call('LPOP', MAILBOX)
     else
-      if author and (message.author ~= author or message.kind ~= 'say') then return moved end
+      if author and not (message and message.author == author and message.kind == 'say') then return moved end
       redis.call('LPOP', MAILBOX)
       redis.call('RPUSH', PENDING, line)
       moved[#moved + 1] = line
-      if message.kind ~= 'say' then return moved end
+      if not message or message.kind ~= 'say' then return moved end
       redis.call('RPUSH', HISTORY, message.turn)
       author = message.author
     end
@@ -161,6 +172,20 @@ return take(ARGV[1], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARG
 """
 )
 
+# ARGV as TAKE, then lines that are no messages: set aside as dead. Returns what TAKE would of the rest.
+DISCARD: Final = (
+    _COMMON
+    + _TAKE
+    + """
+if not holds(ARGV[2]) then return {'stale'} end
+for index = 8, #ARGV do
+  redis.call('LREM', PENDING, 1, ARGV[index])
+  bury(ARGV[1], ARGV[index])
+end
+return take(ARGV[1], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]))
+"""
+)
+
 # ARGV conversation, fence: 1 if the claim is still ours
 BEGIN: Final = (
     _COMMON
@@ -187,12 +212,7 @@ if held ~= fence or is_taken ~= '1' then return {0, 'stale'} end
 local is_delivered = taken_epoch == epoch_and_resets()
 if is_delivered then
   if buries == '1' then
-    for _, line in ipairs(redis.call('LRANGE', PENDING, 0, -1)) do
-      local _, message = parsed(line)
-      redis.call('RPUSH', DEAD, conversation .. ' ' .. line)
-      if message.kind == 'say' then redis.call('LREM', HISTORY, -1, message.turn) end
-    end
-    redis.call('LTRIM', DEAD, -100, -1)
+    for _, line in ipairs(redis.call('LRANGE', PENDING, 0, -1)) do bury(conversation, line) end
   end
   if bot_turn ~= '' then
     if replaced ~= '' and redis.call('LINDEX', HISTORY, -1) == replaced then redis.call('RPOP', HISTORY) end
