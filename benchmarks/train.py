@@ -74,6 +74,7 @@ def measure(
         config = load_config(None, settings)
         run = Run.prepare(config, Path(folder, "run"))
         built = run.model.model.config
+        assert isinstance(built, GPT2Config)
         bench = Bench(dialogues, config, run.layout, built, seconds, run.dtype, run.ranks.device)
         peak, num_seen = product_flops(bench.dtype, bench.device), mean_context(bench)
         rounds: dict[str, list[tuple[Round, float]]] = {name: [] for name in CONTENDERS}

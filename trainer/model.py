@@ -79,9 +79,10 @@ def add_tokens(model: PreTrainedModel, layout: Layout) -> None:
     new = [token for token in layout.stop_ids if token >= num_old]
     if not known or not new:
         return
+    tables: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        for embeddings in (model.get_input_embeddings(), model.get_output_embeddings()):  # type: ignore[no-untyped-call]
-            embeddings.weight[new] = embeddings.weight[known[0]].clone()
+        for table in tables:
+            table.weight[new] = table.weight[known[0]].clone()
 
 
 def token_types(model: PreTrainedModel, layout: Layout, ids: Tensor) -> dict[str, Tensor]:

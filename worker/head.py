@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from personas.errors import CheckpointError
 from worker.engine.errors import EngineError
 from worker.engine.loop import EngineLoop
 from worker.engine.request import Request
@@ -26,16 +27,30 @@ PATIENCE_S = 10.0  # of a reply without a deadline, too
 
 
 def load_head(folder: Path) -> nn.Linear | None:
-    """Read the next-utterance head of a checkpoint, its own file or the weights'; None where it has none."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            if f"{PREFIX}summary.weight" in file.keys():  # noqa: SIM118
-                return _head(file.get_tensor)
-    for path in sorted(folder.glob("pytorch_model*.bin")):  # as the ancestors' checkpoints have it
-        tensors = torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path), map_location="cpu")
-        if f"{PREFIX}summary.weight" in tensors:
-            return _head(tensors.__getitem__)
+    """Read the next-utterance head of a checkpoint, its own file or the weights'; None where it has none.
+
+    Raises `CheckpointError` for a file of weights that cannot be read.
+    """
+    paths = [path for pattern in ("*.safetensors", "pytorch_model*.bin") for path in sorted(folder.glob(pattern))]
+    for path in paths:
+        try:
+            head = _from_bin(path) if path.suffix == ".bin" else _from_safetensors(path)
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            raise CheckpointError(f"{path} can't be read as weights. Copy the whole folder again.") from error
+        if head is not None:
+            return head
     return None
+
+
+def _from_safetensors(path: Path) -> nn.Linear | None:
+    with safe_open(path, framework="pt") as file:
+        return _head(file.get_tensor) if f"{PREFIX}summary.weight" in file.keys() else None  # noqa: SIM118
+
+
+def _from_bin(path: Path) -> nn.Linear | None:
+    """The form of the ancestors' checkpoints; of what torch wrote before 2020 all is read, else the head alone."""
+    tensors = torch.load(path, weights_only=True, mmap=zipfile.is_zipfile(path), map_location="cpu")
+    return _head(tensors.__getitem__) if f"{PREFIX}summary.weight" in tensors else None
 
 
 def _head(tensor: Callable[[str], Tensor]) -> nn.Linear:

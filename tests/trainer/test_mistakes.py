@@ -39,6 +39,7 @@ def test_a_mistake_ends_in_one_message_and_leaves_nothing(
     flags, expected = MISTAKES[mistake]
     out = [] if "--out" in flags else ["--out", str(tmp_path / "run")]
     arguments = [str(DATA / "personachat.jsonl"), *SMALL, *out, *(flag.format(here=tmp_path) for flag in flags)]
+    monkeypatch.setenv("PERSONABOT_DATA_DIR", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(sys, "argv", ["personabot", "train", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -11,11 +11,13 @@ from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2DoubleHeadsModel
 
 from personas.conversation import Role, Turn
+from personas.errors import CheckpointError
 from personas.layout import PERSONA_TOKENS
 from tests.helpers.layouts import tokenizer_json
 from tests.helpers.tiny_families import seeded
 from worker.engine.engine import Engine
 from worker.engine.request import Request, SamplingParams
+from worker.head import load_head
 from worker.loading import LoadedModel, load_model
 
 FACTS = ["My name is Ada.", "I keep bees."]
@@ -63,6 +65,13 @@ def test_the_second_head_among_the_weights_is_enough_to_know_it_by(tmp_path: Pat
     assert loaded.layout.name == "convai"
     assert loaded.head is not None
     assert torch.equal(loaded.head.weight, weights.multiple_choice_head.summary.weight)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=f"{name} can't be read as weights"):
+        load_head(tmp_path)
 
 
 def generate(double: GPT2DoubleHeadsModel, prompt: list[int], loaded: LoadedModel) -> list[int]:
