@@ -25,6 +25,7 @@ from trainer.formats import data_files
 
 STATE_FILE = "state.pt"
 CONFIG_FILE = "train.toml"
+OLD = ".old-"  # begins the name of what a new folder is replacing
 # What may be another when a run goes on: its length, and what has no part in the weights.
 MAY_CHANGE = frozenset(
     {
@@ -36,11 +37,12 @@ MAY_CHANGE = frozenset(
 
 
 def claim(path: Path, config: TrainConfig) -> None:
-    """Make sure that what lies at `path` is a run by `config`; raise `ConfigError` where it is another.
+    """Make sure that what lies at `path` is a whole run by `config`; raise `ConfigError` where it is another.
 
     Of one that came to nothing only the tokenizer goes.
     """
     if not (path / CONFIG_FILE).is_file():
+    _mend(path)
         return
     names = differences(load_config(path / CONFIG_FILE, {}), config)
     if not names:
@@ -89,46 +91,33 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write `last/`."""
-        scratch, last = self._scratch("last"), self.path / "last"
-        with (scratch / STATE_FILE).open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        old = self.path / ".old"
-        shutil.rmtree(old, ignore_errors=True)
-        if last.exists():
-            last.rename(old)
-        scratch.rename(last)
-        shutil.rmtree(old, ignore_errors=True)
+        scratch = self._scratch("last")
+        torch.save(state, scratch / STATE_FILE)
+        self._put(scratch, "last")
 
     def load(self) -> dict[str, Any] | None:
         """Read what `save` wrote last; None at the beginning of a run."""
-        for name in ("last", ".old"):  # a run may end between the two renames
-            path = self.path / name / STATE_FILE
-            if path.exists():
-                state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-                return state
-        return None
+        path = self.path / "last" / STATE_FILE
+        if not path.exists():
+            return None
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+        return state
 
     def write_checkpoint(self, name: str, save: Callable[[Path], None], figures: dict[str, Any]) -> Path:
         """Write a checkpoint folder called `name`: what `save` puts there, the configuration, figures and card."""
-        scratch, final = self._scratch(name), self.path / name
+        scratch = self._scratch(name)
         save(scratch)
         shutil.copy(self.path / CONFIG_FILE, scratch / CONFIG_FILE)
         environment_of_run = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
         record(scratch, "training", {**figures, "environment": environment_of_run})
-        shutil.rmtree(final, ignore_errors=True)
-        scratch.rename(final)
-        return final
+        return self._put(scratch, name)
 
     def copy_checkpoint(self, source: str, name: str, figures: dict[str, Any]) -> Path:
         """Make the checkpoint called `name` a copy of `source`, with the figures of the whole run."""
-        scratch, final = self._scratch(name), self.path / name
+        scratch = self._scratch(name)
         shutil.copytree(self.path / source, scratch, dirs_exist_ok=True)
         record(scratch, "training", figures)
-        shutil.rmtree(final, ignore_errors=True)
-        scratch.rename(final)
-        return final
+        return self._put(scratch, name)
 
     def _scratch(self, name: str) -> Path:
         scratch = self.path / f".{name}"
@@ -150,6 +139,38 @@ def environment(config: TrainConfig) -> dict[str, Any]:
     return {
         "git": git.stdout.strip() or None,
         "python": platform.python_version(),
+    def _put(self, scratch: Path, name: str) -> Path:
+        """Make the whole of `scratch` the folder called `name`; the one before it goes when the new one is there."""
+        final, old = self.path / name, self.path / f"{OLD}{name}"
+        for path in (*scratch.rglob("*"), scratch):
+            _sync(path)
+        shutil.rmtree(old, ignore_errors=True)
+        if final.exists():
+            final.rename(old)
+        scratch.rename(final)
+        _sync(self.path)
+        shutil.rmtree(old, ignore_errors=True)
+        return final
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _mend(path: Path) -> None:
+    """Finish what a kill left between the two renames of `RunFolder._put`."""
+    for old in path.glob(f"{OLD}*"):
+        final = path / old.name.removeprefix(OLD)
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(final)
+
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.helpers.cli import home, personabot
 from tests.trainer.test_train import DATA, config
 from trainer.config import ConfigError, TrainConfig, load_config
+from trainer.run_figures import run_figures
 from trainer.run_folder import MAY_CHANGE, RunFolder, claim, differences
 from trainer.train import Run
 
