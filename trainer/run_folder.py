@@ -5,6 +5,7 @@ Whatever it writes is there whole or not at all. Knows nothing of how the weight
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,8 +25,8 @@ from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.formats import data_files
 
 STATE_FILE = "state.pt"
-CONFIG_FILE = "train.toml"
 OLD = ".old-"  # begins the name of what a new folder is replacing
+CONFIG_FILE = "train.toml"
 # What may be another when a run goes on: its length, and what has no part in the weights.
 MAY_CHANGE = frozenset(
     {
@@ -41,8 +42,8 @@ def claim(path: Path, config: TrainConfig) -> None:
 
     Of one that came to nothing only the tokenizer goes.
     """
-    if not (path / CONFIG_FILE).is_file():
     _mend(path)
+    if not (path / CONFIG_FILE).is_file():
         return
     names = differences(load_config(path / CONFIG_FILE, {}), config)
     if not names:
@@ -82,6 +83,19 @@ class RunFolder:
         """Add a line to `log.jsonl`."""
         with (self.path / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Drop what `log.jsonl` has of steps after `step`: a run that was killed there takes them again."""
+        path, scratch = self.path / "log.jsonl", self.path / ".log.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # the last line may be half written
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        scratch.replace(path)
 
     def record(self, config: TrainConfig) -> None:
         """Write the resolved configuration, and what a figure depends on besides it."""
@@ -125,20 +139,6 @@ class RunFolder:
         scratch.mkdir()
         return scratch
 
-
-def environment(config: TrainConfig) -> dict[str, Any]:
-    """What a figure depends on besides the configuration: versions, hardware, the data's hashes."""
-    import transformers
-
-    data = {}
-    for path in (source.path for source in (*config.data, *config.valid)):
-        for part in data_files(path) if path.is_dir() else [path]:
-            with part.open("rb") as file:
-                data[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "git": git.stdout.strip() or None,
-        "python": platform.python_version(),
     def _put(self, scratch: Path, name: str) -> Path:
         """Make the whole of `scratch` the folder called `name`; the one before it goes when the new one is there."""
         final, old = self.path / name, self.path / f"{OLD}{name}"
@@ -171,6 +171,20 @@ def _mend(path: Path) -> None:
         else:
             old.rename(final)
 
+
+def environment(config: TrainConfig) -> dict[str, Any]:
+    """What a figure depends on besides the configuration: versions, hardware, the data's hashes."""
+    import transformers
+
+    data = {}
+    for path in (source.path for source in (*config.data, *config.valid)):
+        for part in data_files(path) if path.is_dir() else [path]:
+            with part.open("rb") as file:
+                data[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "git": git.stdout.strip() or None,
+        "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores",

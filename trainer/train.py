@@ -258,6 +258,8 @@ class Run:
 
     def _resume(self, optimizer: Optimizer) -> None:
         state = self.folder.load()
+        if self.ranks.is_first:
+            self.folder.cut_log(state["place"]["step"] if state else -1)
         if state is None:
             return
         self.place = Place(**state["place"])

@@ -84,6 +84,7 @@ def test_a_run_killed_twice_at_random_steps_ends_with_the_same_weights(tmp_path:
     run_to_end(command(killed))
     expected, got = (load_file(folder / "checkpoint" / "model.safetensors") for folder in (whole, killed))
     assert all(torch.equal(expected[name], got[name]) for name in expected), (first, second)
+    assert [entry["step"] for entry in lines(killed)] == list(range(1, num_steps + 1)), (first, second)
 
 
 def test_two_processes_take_the_steps_that_one_takes(tmp_path: Path) -> None:

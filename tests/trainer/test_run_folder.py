@@ -51,6 +51,76 @@ def test_of_a_run_that_came_to_nothing_only_the_tokenizer_goes(tmp_path: Path) -
     assert not (tmp_path / "tokenizer.json").exists()
 
 
+@pytest.mark.parametrize("name", ["last", "best", "checkpoint"])
+def test_a_kill_between_any_two_changes_on_disk_leaves_the_old_folder_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def write(value: int) -> None:
+        if name == "last":
+            folder.save({"value": value})
+        else:
+            folder.write_checkpoint(name, lambda scratch: write_small(scratch, value), figures)
+
+    figures = run_figures(steps=1, num_tokens=1, num_labels=1, seconds=1.0, device=torch.device("cpu"))
+    folder = RunFolder(tmp_path)
+    folder.record(config())
+    write(0)
+    for allowed in range(6):
+        before = value_in(tmp_path, name)
+        with monkeypatch.context() as patch:
+            die_after(patch, allowed)
+            with contextlib.suppress(Killed):
+                write(allowed + 1)
+        claim(tmp_path, config())
+        assert value_in(tmp_path, name) in {before, allowed + 1}
+    write(99)
+    assert value_in(tmp_path, name) == 99
+    assert not list(tmp_path.glob(".old-*"))
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+def die_after(patch: pytest.MonkeyPatch, allowed: int) -> None:
+    """Let so many folders be renamed or removed, and kill at the next."""
+    left = [allowed]
+
+    def counted(change: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **options: Any) -> Any:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            return change(*args, **options)
+
+        return wrapper
+
+    patch.setattr(Path, "rename", counted(Path.rename))
+    patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+
+
+def write_small(scratch: Path, value: int) -> None:
+    (scratch / "value").write_text(str(value))
+
+
+def value_in(path: Path, name: str) -> int:
+    if name == "last":
+        return int((RunFolder(path).load() or {})["value"])
+    return int((path / name / "value").read_text())
+
+
+def test_the_log_of_a_run_that_goes_on_ends_where_it_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2, 3):
+        folder.log({"step": step, "loss": 1.0})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    folder.cut_log(2)
+    folder.log({"step": 3, "loss": 0.5})
+    text = (tmp_path / "log.jsonl").read_text()
+    assert text == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "loss": 0.5}\n'
+
+
 def test_without_a_name_a_run_is_called_by_its_data(home: Path) -> None:
     (home / "my_talk.jsonl").write_bytes((DATA / "personachat.jsonl").read_bytes())
     sizes = ("--train-tokens", "64", "--batch-tokens", "64", "--micro-tokens", "64", "--dtype", "fp32")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ NUM_RECENT: Final = 20  # steps whose mean is shown as the speed
 
 @dataclass(slots=True)
 class RunLog:
-    """Reads `log.jsonl` as it grows. A resumed run writes steps again: the later line of a step counts."""
+    """Reads `log.jsonl` as it grows. A resumed run replaces it by what it goes on from: then all is read again."""
 
     path: Path
     total_tokens: int = 0
@@ -24,12 +25,16 @@ class RunLog:
     checks: list[dict[str, Any]] = field(default_factory=list)
     experiments: dict[str, str] = field(default_factory=dict)
     _offset: int = 0
+    _file: int = 0
 
     def read(self) -> None:
         """Read the complete lines that were added."""
         if not self.path.is_file():
             return
         with self.path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_ino != self._file or status.st_size < self._offset:
+                self.steps, self.checks, self._offset, self._file = {}, [], 0, status.st_ino
             file.seek(self._offset)
             data = file.read()
         end = data.rfind(b"\n") + 1

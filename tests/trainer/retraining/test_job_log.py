@@ -40,6 +40,17 @@ def test_a_line_that_is_being_written_waits_and_steps_done_again_replace_what_fo
     assert log.progress().step == 3
 
 
+def test_a_log_that_was_cut_to_where_its_run_goes_on_is_read_again(tmp_path: Path) -> None:
+    log, cut = RunLog(tmp_path / "log.jsonl", total_tokens=1000), tmp_path / "cut.jsonl"
+    write(log.path, 1, 2, 3, 4, 5)
+    log.read()
+    write(cut, 1, 2, *range(3, 9), speed=50.0)
+    cut.replace(log.path)
+    log.read()
+    assert sorted(log.steps) == list(range(1, 9))
+    assert log.seconds() == 16.0
+
+
 def test_the_experiments_of_trackers_are_told_with_the_progress(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "log.jsonl", total_tokens=1000)
     write(log.path, 1)
