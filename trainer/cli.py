@@ -27,8 +27,8 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The run's folder, in which an interrupted run goes on; else runs/NAME, by --name, the configuration "
-            "or the first data file.",
+            help="The run's folder, in which an interrupted run goes on; else runs/NAME, by --name, the first data "
+            "file or the configuration.",
             show_default=False,
         ),
     ] = None,
@@ -73,18 +73,24 @@ def train(
         bool | None, typer.Option(help="Compute activations twice to hold fewer of them.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the data, initial weights, dropout.")] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Any other key of the configuration file, such as weight_decay=0.1."),
+    ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(help="Put the checkpoint on the Hugging Face hub as OWNER/NAME, private.")
     ] = None,
 ) -> None:
     """Train a model from scratch, fine-tune a base in full, or train a LoRA adapter on it.
 
-    Every option of the configuration file is described in docs/training.md. Ctrl-C saves; the same command goes on.
+    Every option of the configuration file is described in docs/training.md; --set optimizer=muon --set lora.rank=8 sets
+    those that have no flag. Ctrl-C saves; the same command goes on.
     """
-    from trainer.config import load_config
+    from trainer.config import laid_over, load_config, setting
     from trainer.continuing import settled, with_replay
     from trainer.train import Run
 
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     reading = {
         key: value
         for key, value in {
@@ -102,7 +108,8 @@ def train(
         "layout": layout,
         "lora": {"rank": lora, "alpha": lora} if lora else None,
         "data": [{"path": path, **reading} for path in paths] or None,
-        "valid": [{"path": path, "both_sides": False, "speaker": speaker or ""} for path in valid] if valid else None,
+        "valid": [{"path": path, **reading, "both_sides": False, "shuffle_facts": False} for path in valid or ()]
+        or None,
         "epochs": epochs,
         "train_tokens": train_tokens,
         "batch_tokens": batch_tokens,
@@ -126,13 +133,26 @@ def train(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None}
+    for text in set or ():
+        given = laid_over(given, setting(text))
+    if config and paths:
+        given.setdefault("valid", [])
+        console.print(instead(config, has_valid=bool(given["valid"])))
     settings = with_replay(load_config(config, given if config else settled(given)))
-    folder = Run.prepare(settings, out or Path("runs", settings.name)).train()
-    Console(stderr=True).print(f"Checkpoint: {folder}\nTry it: personabot chat --model-path {folder}")
+    folder = Run.prepare(settings, out or Path("runs", name or (named(paths[0]) if paths else settings.name))).train()
+    console.print(f"Checkpoint: {folder}\nTry it: personabot chat --model-path {folder}")
     if push_to_hub:
         from trainer.hub import push
 
-        Console(stderr=True).print(push(folder, push_to_hub))
+        console.print(push(folder, push_to_hub))
+
+
+def instead(config: Path, *, has_valid: bool) -> str:
+    """Say what becomes of a configuration's own data where other files are named."""
+    held_out = (
+        "your held-out data replaces its own" if has_valid else "its held-out data is left out (--valid names yours)"
+    )
+    return f"{config}: your files replace its data, and {held_out}."
 
 
 def named(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -119,17 +120,53 @@ class TrainConfig(_Strict):
 
 def load_config(path: Path | None, overrides: dict[str, Any]) -> TrainConfig:
     """Read `path` (TOML), lay `overrides` on top, check everything; raise `ConfigError` with all problems."""
-    data: dict[str, Any] = {}
-    if path is not None:
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
-        return TrainConfig.model_validate({**data, **overrides})
+        return TrainConfig.model_validate(laid_over(read_toml(path) if path else {}, overrides))
     except ValidationError as error:
-        where = str(path) if path else "flags"
-        lines = [f"{where}: {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        lines = []
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"])) or "config"
+            where = path if path and key.split(".")[0] not in overrides else "flags"
+            lines.append(f"{where}: {key}: {problem['msg']}")
         raise ConfigError("\n".join(lines)) from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a configuration file holds, unchecked; raise `ConfigError` where it is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of both, those of `above` where both have them; tables are laid over each other.
+
+    >>> laid_over({"seed": 1, "lora": {"rank": 8, "alpha": 8}}, {"lora": {"rank": 4}})
+    {'seed': 1, 'lora': {'rank': 4, 'alpha': 8}}
+    """
+    both = {
+        key: laid_over(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return {**below, **above, **both}
+
+
+def setting(text: str) -> dict[str, Any]:
+    """Return "key=value" as a configuration file would have it; raise `ConfigError` where it is none.
+
+    The value is TOML, or a text without its quotes; a dot leads into a table.
+
+    >>> setting("optimizer=muon"), setting("lora.rank=4"), setting('track=["wandb"]')
+    ({'optimizer': 'muon'}, {'lora': {'rank': 4}}, {'track': ['wandb']})
+    """
+    key, equals, value = text.partition("=")
+    for spelled in (value, json.dumps(value)) if equals else ():
+        try:
+            return tomllib.loads(f"{key} = {spelled}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise ConfigError(f"--set {text}: expected key=value, such as weight_decay=0.1")

@@ -1,0 +1,71 @@
+"""`personabot train`: what flags, `--set` and files on the command line make of a configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.test_train import DATA, SHAPE
+from trainer.cli import train
+from trainer.config import ConfigError, TrainConfig, load_config, setting
+
+SIZES: dict[str, Any] = {"train_tokens": 64, "batch_tokens": 64, "micro_tokens": 64, "dtype": "fp32"}
+RECIPE = f"""
+seed = 5
+[scratch]
+{chr(10).join(f"{key} = {value}" for key, value in SHAPE.items())}
+[[data]]
+path = "nobody_has_this.jsonl"
+[[valid]]
+path = "nor_this.jsonl"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def trained(tmp_path: Path, **options: Any) -> TrainConfig:
+    train(out=tmp_path / "run", **SIZES, **options)
+    return load_config(tmp_path / "run" / "train.toml", {})
+
+
+def test_any_key_can_be_set_and_wins_over_the_file(tmp_path: Path, recipe: Path) -> None:
+    keys = ["seed=9", "optimizer=muon", "scratch.num_layers=1", "warmup = 0.5", "notes=a = b"]
+    found = trained(tmp_path, files=[DATA / "personachat.jsonl"], config=recipe, set=keys)
+    assert (found.seed, found.optimizer, found.warmup, found.notes) == (9, "muon", 0.5, "a = b")
+    assert (found.scratch.num_layers, found.scratch.vocabulary) == (1, SHAPE["vocabulary"])
+
+
+def test_an_unknown_key_or_a_bad_value_is_the_error_that_a_file_gives(tmp_path: Path, recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="flags: learningrate: Extra inputs") as caught:
+        train(config=recipe, out=tmp_path / "run", set=["learningrate=1", "warmup=much"])
+    assert "flags: warmup: Input should be a valid number" in str(caught.value)
+    for text in ("seed", "=1", "a b=1"):
+        with pytest.raises(ConfigError, match="expected key=value"):
+            setting(text)
+
+
+def test_files_on_the_command_line_replace_a_configurations_data_and_its_held_out_data(
+    tmp_path: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = trained(tmp_path, files=[DATA / "personachat.jsonl"], config=recipe)
+    assert [source.path.name for source in found.data] == ["personachat.jsonl"]
+    assert found.valid == ()
+    assert f"{recipe}: your files replace its data, and its held-out data is left out" in capsys.readouterr().err
+
+
+def test_held_out_files_are_read_in_the_format_that_was_named(tmp_path: Path) -> None:
+    talk = tmp_path / "held_out.txt"
+    line = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}
+    talk.write_text(json.dumps(line))
+    found = trained(
+        tmp_path, files=[talk], valid=[talk], format="messages", set=["scratch.hidden_size=16", "scratch.num_heads=2"]
+    )
+    assert [(source.format, source.both_sides) for source in found.valid] == [("messages", False)]
