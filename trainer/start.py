@@ -12,7 +12,7 @@ from personas.layout import Layout
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import Corpus, Stream
 from trainer.layouts import resolve_base
-from trainer.model import TrainingModel
+from trainer.model import TrainingModel, token_types
 from worker.head import load_head
 
 # A pass over more than this many dialogues is not counted but estimated from so many of them.
@@ -46,7 +46,10 @@ def memory_share(asked: float, free: int, total: int) -> float:
 
 
 def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> TrainingModel:
-    """Build the model from scratch or from its base, with the second head where there are candidates."""
+    """Build the model from scratch or from its base, with the second head where there are candidates.
+
+    Raises `LayoutError` where the layout has token types and the model takes none.
+    """
     limit_memory(device, config.gpu_share)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -59,6 +62,7 @@ def build_model(config: TrainConfig, layout: Layout, device: torch.device) -> Tr
         model.add_choice_head(load_head(resolve_base(config.base)) if config.base else None)
     if config.gradient_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+    token_types(model.model, layout, torch.tensor([[layout.pad_id]]))  # refuses a model that takes none
     model.to(device)
     return model
 
@@ -90,14 +94,5 @@ def resolved(config: TrainConfig, stream: Stream, model: TrainingModel) -> Train
     config = config.model_copy(update={"learning_rate": config.learning_rate or RATES[kind]})
     if config.epochs is None:
         return config
-    total = sum(corpus.num_tellings for corpus in stream.corpora)
-    counted = min(total, MAX_COUNTED)
-    shares = [corpus.source.share for corpus in stream.corpora]
-    num_tokens = sum(
-        len(row.ids)
-        for corpus, share in zip(stream.corpora, shares, strict=True)
-        for cursor in range(round(counted * share / sum(shares)))
-        for group in stream.groups(corpus, cursor)
-        for row in group.rows
-    )
-    return config.model_copy(update={"train_tokens": max(round(config.epochs * num_tokens * total / counted), 1)})
+    num_tokens = config.epochs * stream.num_pass_tokens(MAX_COUNTED)
+    return config.model_copy(update={"train_tokens": max(round(num_tokens), 1)})

@@ -63,9 +63,9 @@ def test_token_types_change_what_a_model_computes(tmp_path: Path) -> None:
 
 
 def test_a_model_without_token_types_is_refused_for_convai(tmp_path: Path, tiny_base: Path) -> None:
-    run = Run.prepare(config(base=str(tiny_base), layout="convai"), tmp_path)
     with pytest.raises(LayoutError, match="llama takes no token types"):
-        run.train()
+        Run.prepare(config(base=str(tiny_base), layout="convai"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_is_gone_on_with_in_its_own_layout(tmp_path: Path) -> None:
