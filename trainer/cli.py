@@ -139,7 +139,10 @@ def train(
         given.setdefault("valid", [])
         console.print(instead(config, has_valid=bool(given["valid"])))
     settings = with_replay(load_config(config, given if config else settled(given)))
-    folder = Run.prepare(settings, out or Path("runs", name or (named(paths[0]) if paths else settings.name))).train()
+    run = Run.prepare(settings, out or Path("runs", name or (named(paths[0]) if paths else settings.name)))
+    folder = run.train()
+    if not run.ranks.is_first:
+        return
     console.print(f"Checkpoint: {folder}\nTry it: personabot chat --model-path {folder}")
     if push_to_hub:
         from trainer.hub import push

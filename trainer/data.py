@@ -153,8 +153,27 @@ class Stream:
             for cursor in range(start, stop):
                 groups += self.groups(corpus, cursor)
         batches = bucketed_groups(groups, self.micro_tokens)
+        if not any(batch.num_labels for batch in batches):
+            names = ", ".join(str(corpus.source.path) for corpus in self.corpora)
+            raise DataError(
+                f"{names}: nothing to learn: the bot says nothing in it. `personabot inspect` shows who does."
+            )
         rng.shuffle(batches)
         return batches
+
+    def num_pass_tokens(self, most: int) -> float:
+        """Return the tokens of a pass over the data: counted where it has up to `most` tellings, else estimated."""
+        total = sum(corpus.num_tellings for corpus in self.corpora)
+        total_share = sum(corpus.source.share for corpus in self.corpora)
+        counted = min(total, most)
+        num_tokens = sum(
+            len(row.ids)
+            for corpus in self.corpora
+            for cursor in range(round(counted * corpus.source.share / total_share))
+            for group in self.groups(corpus, cursor)
+            for row in group.rows
+        )
+        return num_tokens * total / counted
 
     def groups(self, corpus: Corpus, cursor: int) -> list[Group]:
         """Return what the dialogue at `cursor` of a corpus gives to train on."""

@@ -6,6 +6,7 @@ import resource
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
@@ -19,6 +20,21 @@ def progress_bar(*, is_shown: bool) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, refresh_per_second=2, disable=not is_shown)
+
+
+def say(text: str) -> None:
+    """Print it on standard error."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
+
+
+def passes(num_tokens: int, per_pass: float) -> str:
+    """Say how long a run is.
+
+    >>> passes(1_000_000, 10_300), passes(2_000, 10_000)
+    ('1,000,000 tokens: 97 passes over the data', '2,000 tokens: 0.2 passes over the data')
+    """
+    number = num_tokens / max(per_pass, 1)
+    return f"{num_tokens:,} tokens: {f'{number:,.0f}' if number >= 10 else f'{number:.2g}'} passes over the data"
 
 
 def peak_memory_mib(device: torch.device) -> int:

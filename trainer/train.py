@@ -11,7 +11,6 @@ from typing import Any
 
 import structlog
 import torch
-from rich.console import Console
 from rich.progress import Progress
 
 from personas.errors import PersonabotError
@@ -24,7 +23,7 @@ from trainer.layouts import build_layout
 from trainer.model import DTYPES, TrainingModel
 from trainer.optimizer import Optimizer, schedule
 from trainer.ranks import Ranks
-from trainer.run_figures import progress_bar, run_figures, summary
+from trainer.run_figures import passes, progress_bar, run_figures, say, summary
 from trainer.run_folder import RunFolder, claim
 from trainer.start import build_model, build_stream, resolved
 from trainer.step import Taken, take_gradient
@@ -32,6 +31,8 @@ from trainer.track import Tracking
 from worker.device import choose_device
 
 log = structlog.get_logger(__name__)
+
+MAX_SAMPLED = 200  # dialogues whose lengths tell how long a pass is
 
 
 class TrainingError(PersonabotError):
@@ -106,6 +107,7 @@ class Run:
         self._resume(optimizer)
         if self.ranks.is_first:
             self.folder.record(self.config)
+            say(passes(self.config.train_tokens, self.stream.num_pass_tokens(MAX_SAMPLED)))
             self._start_tracking()
         try:
             with self.interruption, progress_bar(is_shown=self.ranks.is_first) as progress:
@@ -228,7 +230,9 @@ class Run:
                 device=self.ranks.device,
             )
             metrics = score.metrics()
-            found[corpus.key] = {name: round(metrics[name], 4) for name in ("ppl_token", "ppl_word", "bpb")}
+            found[corpus.key] = {
+                name: round(metrics[name], 4) for name in ("ppl_token", "ppl_word", "bpb")
+            }
         self.model.train()
         return found
 
@@ -280,7 +284,7 @@ class Run:
                 final = self.folder.copy_checkpoint("best", "checkpoint", figures)
             else:
                 final = self.folder.write_checkpoint("checkpoint", self.model.save, figures)
-            Console(stderr=True, highlight=False, soft_wrap=True).print(summary(figures))
+            say(summary(figures))
             log.info("checkpoint written", folder=str(final), step=self.place.step)
         self.ranks.wait()
         return final

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 from personas.checkpoint import read_checkpoint
 from tests.helpers.cli import personabot
 from tests.helpers.tiny_model import tiny_checkpoint
+from tests.trainer.test_run import command, run_to_end
 from trainer.card import write_metrics
 from trainer.hub import front_matter, staged_copy
 
@@ -88,6 +90,19 @@ def test_a_checkpoint_is_uploaded_whole_with_its_card(folder: Path, home: Path, 
     assert files.keys() == {path.name for path in folder.iterdir()}
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert b"license: mit" in files["README.md"]
+
+
+def test_of_several_processes_that_train_only_the_first_uploads(tmp_path: Path, hub: ThreadingHTTPServer) -> None:
+    run_to_end(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *(*command(tmp_path / "run", dropout=0.0)[1:], "--train-tokens", "500", "--push-to-hub", "me/mine"),
+        ],
+        HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
+        HF_TOKEN="hf_test",
+        HF_HUB_DISABLE_XET="1",
+    )
+    assert [path.rpartition("/")[2] for path, _ in Hub.requests].count("create") == 1
 
 
 def test_the_cards_head_is_what_the_hub_reads(folder: Path) -> None:

@@ -172,6 +172,15 @@ def test_half_precision_scales_its_loss_and_learns(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+def test_how_many_passes_a_run_is_stands_at_its_beginning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run.prepare(config(data=[{"path": DATA / "personachat.jsonl"}], train_tokens=3000), tmp_path)
+    [corpus] = run.stream.corpora
+    passed = [group for cursor in range(corpus.num_tellings) for group in run.stream.groups(corpus, cursor)]
+    run.train()
+    number = 3000 / sum(len(row.ids) for group in passed for row in group.rows)
+    assert f"3,000 tokens: {number:.2g} passes over the data" in capsys.readouterr().err
+
+
 def test_epochs_are_passes_over_the_data(tmp_path: Path) -> None:
     run = Run.prepare(config(epochs=2, data=[{"path": DATA / "personachat.jsonl"}]), tmp_path)
     [corpus] = run.stream.corpora

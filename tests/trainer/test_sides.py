@@ -12,6 +12,7 @@ from tests.helpers.cli import home, personabot, tiny_model
 from tests.helpers.layouts import persona_layout
 from trainer.config import Source
 from trainer.data import Corpus, Stream
+from trainer.formats import DataError
 
 __all__ = ["home", "tiny_model"]
 DATA = Path(__file__).parent / "data"
@@ -96,6 +97,14 @@ def test_dialogues_of_both_kinds_in_a_file_are_told_each_in_its_own_way(tmp_path
     lines = [{"p1": facts, "p2": ["i ski."], "turns": ["hi", "hello"]} for facts in (["i fish."], [])]
     found = corpus(tmp_path, "personachat", "\n".join(map(json.dumps, lines)))
     assert found.tellings == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_data_in_which_the_bot_says_nothing_is_refused(tmp_path: Path) -> None:
+    text = json.dumps({"messages": ASKED[:1]})
+    silent = corpus(tmp_path, "messages", text)
+    stream = Stream([silent], persona_layout(), seed=1, micro_tokens=500, max_tokens=200, loss_on="bot")
+    with pytest.raises(DataError, match=r"data\.txt: nothing to learn: the bot says nothing in it"):
+        next(stream.batches())
 
 
 def test_inspect_says_from_how_many_sides_dialogues_are_told(home: Path, tiny_model: Path) -> None:
