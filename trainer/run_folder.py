@@ -12,7 +12,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -172,15 +173,31 @@ def _mend(path: Path) -> None:
             old.rename(final)
 
 
+def names(paths: Iterable[Path]) -> dict[Path, str]:
+    """Call each file by its last part; where several are called so, by its last two; by all of it where that fails.
+
+    >>> [*names([Path("a/valid.txt"), Path("b/valid.txt"), Path("b/train.txt")]).values()]
+    ['a/valid.txt', 'b/valid.txt', 'train.txt']
+    """
+    every = dict.fromkeys(paths)
+    short = [{path: "/".join(path.parts[-length:]) for path in every} for length in (1, 2)]
+    counts = [Counter(each.values()) for each in short]
+    return {
+        path: next((each[path] for each, count in zip(short, counts, strict=True) if count[each[path]] == 1), str(path))
+        for path in every
+    }
+
+
 def environment(config: TrainConfig) -> dict[str, Any]:
     """What a figure depends on besides the configuration: versions, hardware, the data's hashes."""
     import transformers
 
+    paths = [source.path for source in (*config.data, *config.valid)]
+    files = [part for path in paths for part in (data_files(path) if path.is_dir() else [path])]
     data = {}
-    for path in (source.path for source in (*config.data, *config.valid)):
-        for part in data_files(path) if path.is_dir() else [path]:
-            with part.open("rb") as file:
-                data[part.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    for path, name in names(files).items():
+        with path.open("rb") as file:
+            data[name] = hashlib.file_digest(file, "sha256").hexdigest()
     git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "git": git.stdout.strip() or None,

@@ -24,7 +24,7 @@ from trainer.model import DTYPES, TrainingModel
 from trainer.optimizer import Optimizer, schedule
 from trainer.ranks import Ranks
 from trainer.run_figures import passes, progress_bar, run_figures, say, summary
-from trainer.run_folder import RunFolder, claim
+from trainer.run_folder import RunFolder, claim, names
 from trainer.start import build_model, build_stream, resolved
 from trainer.step import Taken, take_gradient
 from trainer.track import Tracking
@@ -218,7 +218,7 @@ class Run:
     def validation_figures(self) -> dict[str, dict[str, float]]:
         """Return perplexities and bits per byte by file, of the first dialogues of each."""
         self.model.train(False)
-        found = {}
+        found, called = {}, names(corpus.source.path for corpus in self.valid)
         for corpus in self.valid:
             score = score_dialogues(
                 corpus.dialogues[: self.config.valid_dialogues],
@@ -230,7 +230,7 @@ class Run:
                 device=self.ranks.device,
             )
             metrics = score.metrics()
-            found[corpus.key] = {
+            found[called[corpus.source.path]] = {
                 name: round(metrics[name], 4) for name in ("ppl_token", "ppl_word", "bpb")
             }
         self.model.train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.helpers.cli import home, personabot
 from tests.trainer.test_train import DATA, config
 from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.run_figures import run_figures
-from trainer.run_folder import MAY_CHANGE, RunFolder, claim, differences
+from trainer.run_folder import MAY_CHANGE, RunFolder, claim, differences, environment
 from trainer.train import Run
 
 __all__ = ["home"]
@@ -119,6 +120,19 @@ def test_the_log_of_a_run_that_goes_on_ends_where_it_goes_on(tmp_path: Path) -> 
     folder.log({"step": 3, "loss": 0.5})
     text = (tmp_path / "log.jsonl").read_text()
     assert text == '{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "loss": 0.5}\n'
+
+
+def test_files_of_the_same_name_are_told_apart_in_hashes_and_figures(tmp_path: Path) -> None:
+    paths = [tmp_path / place / "talk.txt" for place in ("one", "two")]
+    for path, text in zip(paths, ("1 hi\thello\n", "1 who\tme\n"), strict=True):
+        path.parent.mkdir()
+        path.write_text(text)
+    settings = config(valid=[{"path": path, "both_sides": False} for path in paths])
+    hashes = environment(settings)["data_sha256"]
+    assert list(hashes) == ["personachat.jsonl", "one/talk.txt", "two/talk.txt"]
+    assert hashes["one/talk.txt"] == hashlib.sha256(paths[0].read_bytes()).hexdigest()
+    run = Run.prepare(settings, tmp_path / "run")
+    assert list(run.validation_figures()) == ["one/talk.txt", "two/talk.txt"]
 
 
 def test_without_a_name_a_run_is_called_by_its_data(home: Path) -> None:
