@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.trainer.test_train import DATA, SHAPE
 from trainer.cli import train
-from trainer.config import ConfigError, TrainConfig, load_config, setting
+from trainer.config import ConfigError, Source, TrainConfig, load_config, setting
 
 SIZES: dict[str, Any] = {"train_tokens": 64, "batch_tokens": 64, "micro_tokens": 64, "dtype": "fp32"}
 RECIPE = f"""
@@ -69,3 +70,10 @@ def test_held_out_files_are_read_in_the_format_that_was_named(tmp_path: Path) ->
         tmp_path, files=[talk], valid=[talk], format="messages", set=["scratch.hidden_size=16", "scratch.num_heads=2"]
     )
     assert [(source.format, source.both_sides) for source in found.valid] == [("messages", False)]
+
+
+def test_every_key_of_a_configuration_stands_on_the_training_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("## The configuration file")
+    said = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]*)`", table.partition("\n## ")[0]))))
+    assert {*TrainConfig.model_fields, *Source.model_fields, "fp16", "fp32"} <= said
