@@ -137,7 +137,8 @@ def train(
         given = laid_over(given, setting(text))
     if config and paths:
         given.setdefault("valid", [])
-        console.print(instead(config, has_valid=bool(given["valid"])))
+        if said := instead(config, has_valid=bool(given["valid"])):
+            console.print(said)
     settings = with_replay(load_config(config, given if config else settled(given)))
     run = Run.prepare(settings, out or Path("runs", name or (named(paths[0]) if paths else settings.name)))
     folder = run.train()
@@ -151,11 +152,15 @@ def train(
 
 
 def instead(config: Path, *, has_valid: bool) -> str:
-    """Say what becomes of a configuration's own data where other files are named."""
-    held_out = (
-        "your held-out data replaces its own" if has_valid else "its held-out data is left out (--valid names yours)"
-    )
-    return f"{config}: your files replace its data, and {held_out}."
+    """Say what becomes of a configuration's own data where other files are named; nothing where it has none."""
+    from trainer.config import read_toml
+
+    own = read_toml(config)
+    said = ["your files replace its data"] if "data" in own else []
+    if "valid" in own:
+        left_out = "its held-out data is left out (--valid names yours)"
+        said.append("your held-out data replaces its own" if has_valid else left_out)
+    return f"{config}: {', and '.join(said)}." if said else ""
 
 
 def named(path: Path) -> str:

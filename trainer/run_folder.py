@@ -46,12 +46,12 @@ def claim(path: Path, config: TrainConfig) -> None:
     _mend(path)
     if not (path / CONFIG_FILE).is_file():
         return
-    names = differences(load_config(path / CONFIG_FILE, {}), config)
-    if not names:
+    keys = differences(load_config(path / CONFIG_FILE, {}), config)
+    if not keys:
         return
     if any((path / name).exists() for name in ("last", "best", "checkpoint")):
         raise ConfigError(
-            f"{path}: another run lies there, with other {', '.join(names)}. Choose another --out, or remove {path}."
+            f"{path}: another run lies there, with other {', '.join(keys)}. Choose another --out, or remove {path}."
         )
     (path / "tokenizer.json").unlink(missing_ok=True)
 
