@@ -120,7 +120,7 @@ def _check_folder(folder: Path) -> Finding:
     from personas.checkpoint import is_checkpoint, read_checkpoint
     from personas.layout import load_layout
     from worker.bases import HUB_IDS, is_installed
-    from worker.loading import plain_layout
+    from worker.plain_folder import plain_layout
 
     if not is_checkpoint(folder):
         if not (folder / "config.json").is_file() or not any(any(folder.glob(pattern)) for pattern in WEIGHTS):

@@ -30,7 +30,8 @@ def layout_of(model: str) -> Layout:
     from transformers import AutoConfig
 
     from worker.engine.runner import MAX_WINDOW
-    from worker.loading import model_folder, plain_layout
+    from worker.loading import model_folder
+    from worker.plain_folder import plain_layout
 
     folder = model_folder(model)
     if is_checkpoint(folder):
@@ -79,7 +80,7 @@ def base_tokenizer(base: Path, *, has_speakers: bool, is_frozen: bool) -> str:
 
     Raises `ConfigError` where some are missing and the base's embeddings are frozen, so that nobody would learn them.
     """
-    from worker.loading import read_tokenizer
+    from worker.plain_folder import read_tokenizer
 
     tokenizer = read_tokenizer(base).backend_tokenizer
     missing = [token for token in PERSONA_TOKENS if has_speakers and tokenizer.token_to_id(token) is None]

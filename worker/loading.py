@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,11 +14,11 @@ from typing import Any, cast
 import structlog
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from personas.checkpoint import Checkpoint, is_checkpoint, read_checkpoint
-from personas.errors import CheckpointError, LayoutError, PersonabotError
-from personas.layout import TEMPLATE_FILE, Layout, layout_for_hf_folder, load_layout
+from personas.errors import CheckpointError, PersonabotError
+from personas.layout import Layout, load_layout
 from personas.registry import LINEAGE_FILE, SHIPPED_FOLDER, Registry
 from personas.registry import SHIPPED as SHIPPED_VERSION
 from worker.adapter import merge_adapter
@@ -28,6 +27,7 @@ from worker.device import choose_device, choose_dtype, stored_dtype
 from worker.engine.runner import model_window, vocabulary_size
 from worker.engine.threads import release_team
 from worker.head import load_head
+from worker.plain_folder import first_line, plain_layout
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,6 @@ log = structlog.get_logger(__name__)
 SHIPPED = ("smollm2-persona", "starter")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "*.txt", "*.model"]
-TOKENIZER_FILES = ("vocab.json", "tokenizer.model", "vocab.txt")
 WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -201,7 +200,7 @@ def _fetched(hub_id: str) -> Path:
     except Exception as error:  # network, access, unknown name: the hub's client has an error class for each
         raise CheckpointError(
             f"{hub_id}: there is no such folder here, and it could not be fetched from the Hugging Face hub "
-            f"({_first_line(error)}). {_known_models()}"
+            f"({first_line(error)}). {_known_models()}"
         ) from error
     return folder
 
@@ -223,40 +222,13 @@ def _load_plain(folder: Path) -> tuple[PreTrainedModel, Layout]:
     return network, plain_layout(folder, max_tokens=model_window(network))
 
 
-def plain_layout(folder: Path, *, max_tokens: int) -> Layout:
-    """Choose the layout by the tokenizer, which older folders hold only in pieces, and by the heads of the weights."""
-    has_choice_head = load_head(folder) is not None
-    if (folder / "tokenizer.json").is_file():
-        return layout_for_hf_folder(folder, max_tokens=max_tokens, has_choice_head=has_choice_head)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise LayoutError(
-            f"{folder}: no tokenizer.json, nor {', '.join(TOKENIZER_FILES)}. Copy the whole folder again."
-        )
-    with tempfile.TemporaryDirectory() as scratch:
-        tokenizer = read_tokenizer(folder)
-        Path(scratch, "tokenizer.json").write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-        if isinstance(tokenizer.chat_template, str):
-            Path(scratch, TEMPLATE_FILE).write_text(tokenizer.chat_template, encoding="utf-8")
-        return layout_for_hf_folder(Path(scratch), max_tokens=max_tokens, has_choice_head=has_choice_head)
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """Read a folder's tokenizer, whatever files it is in; raise `LayoutError` where there is none in the fast form."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        tokenizer.backend_tokenizer.to_str()
-    except Exception as error:
-        raise LayoutError(f"{folder}: no tokenizer that can be read ({_first_line(error)})") from error
-    return tokenizer
-
-
 def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Read config and weights; weights that are missing are a `CheckpointError`, not random numbers."""
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, output_loading_info=True)
     except Exception as error:  # whatever a damaged or foreign folder makes transformers raise
         raise CheckpointError(
-            f"{folder}: the model can't be loaded: {_first_line(error)}. Copy the whole folder again, or name another."
+            f"{folder}: the model can't be loaded: {first_line(error)}. Copy the whole folder again, or name another."
         ) from error
     network, report = loaded
     missing = sorted(report["missing_keys"])
@@ -276,7 +248,7 @@ def _merged(checkpoint: Checkpoint, layout: Layout, dtype: torch.dtype) -> PreTr
         return merge_adapter(network, checkpoint.folder, dtype=dtype)
     except Exception as error:
         raise CheckpointError(
-            f"{checkpoint.folder}: the adapter can't be added to {checkpoint.base}: {_first_line(error)}. "
+            f"{checkpoint.folder}: the adapter can't be added to {checkpoint.base}: {first_line(error)}. "
             "Copy the whole folder again, or train it again on this base."
         ) from error
 
@@ -310,7 +282,3 @@ def _digest(folder: Path) -> str:
         with path.open("rb") as file:
             total.update(file.read(1 << 20))
     return total.hexdigest()[:12]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")

@@ -30,7 +30,8 @@ from trainer.retraining.recipes import Base
 from trainer.retraining.retention import BASES
 from worker.bases import HUB_IDS
 from worker.engine.runner import model_window
-from worker.loading import Found, find_model, load_model, plain_layout, resolve_model
+from worker.loading import Found, find_model, load_model, resolve_model
+from worker.plain_folder import plain_layout
 from worker.queue.job import Order
 
 LAYOUT_FILES: Final = ("layout.json", "tokenizer.json", TEMPLATE_FILE)
