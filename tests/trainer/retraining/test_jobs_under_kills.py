@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+import tomli_w
 
 from personas.checkpoint import read_checkpoint
 from tests.helpers import worker_process
@@ -42,6 +44,13 @@ def state_of(jobs: Jobs, job_id: str) -> Job:
     return job
 
 
+def change(path: Path, **values: float) -> None:
+    """Write other values into a run's configuration."""
+    config = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert config.keys() >= values.keys()
+    path.write_text(tomli_w.dumps(config | values), encoding="utf-8")
+
+
 @pytest.fixture
 def own_server(home: Path) -> Iterator[EmbeddedServer]:
     server = EmbeddedServer(home / "redis")
@@ -60,11 +69,7 @@ def test_a_run_that_loses_its_process_its_redis_and_its_worker_ends_with_the_sam
     try:
         wait_until(lambda: state_of(jobs, job_id).state is State.PROPOSED, "the data was read")
         folder = home / "training" / "jobs" / job_id
-        config = (folder / "config.toml").read_text(encoding="utf-8")
-        longer = config.replace("save_minutes = 1.0", "save_minutes = 0.002")
-        longer = longer.replace("train_tokens = 11700", "train_tokens = 150000")
-        assert longer.count("0.002") == longer.count("150000") == 1
-        (folder / "config.toml").write_text(longer, encoding="utf-8")
+        change(folder / "config.toml", save_minutes=0.002, train_tokens=150_000)
         assert jobs.confirm(job_id, "discord:7")
         wait_until(lambda: state_of(jobs, job_id).progress.step > 20, "the run is under way")
         os.kill(trainer_of(worker), signal.SIGKILL)
@@ -103,8 +108,7 @@ def test_a_job_can_be_cancelled_before_and_while_it_trains(
     try:
         wait_until(lambda: state_of(jobs, job_id).state is State.PROPOSED, "the data was read")
         config = home / "training" / "jobs" / job_id / "config.toml"
-        text = config.read_text(encoding="utf-8")
-        config.write_text(text.replace("train_tokens = 11700", "train_tokens = 1500000000"), encoding="utf-8")
+        change(config, train_tokens=1_500_000_000)
         if state == "queued":
             worker.terminate()
             worker.wait(60)
@@ -116,7 +120,7 @@ def test_a_job_can_be_cancelled_before_and_while_it_trains(
         if state == "training":
             wait_until(lambda: not (config.parent / "data").exists(), "what nobody needs is cleared away")
             left = {path.name for path in (config.parent / "run").iterdir()}
-            assert left == {"env.json", "log.jsonl", "train.toml"}
+            assert left == {"env.json", "log.jsonl", "tokenizer.json", "train.toml"}
         assert (config.parent / "run").exists() == (state == "training")
     finally:
         worker.terminate()
