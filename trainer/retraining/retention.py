@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 MAX_ENDED: Final = 20  # folders of jobs that are over; twice as many jobs as `/retrain list` shows
 DIALOGUES: Final = ("data",)
 # All that `trainer.run_folder` writes in folders; those with a dot are what an interrupted step leaves.
-WEIGHTS: Final = ("run/last", "run/.last", "run/.old-last", "run/.old-best", "run/.old-checkpoint", "run/best", "run/.best", "run/checkpoint", "run/.checkpoint")
+WEIGHTS: Final = tuple(f"run/{mark}{name}" for name in ("last", "best", "checkpoint") for mark in ("", ".", ".old-"))
 EVERYTHING: Final = (".",)
 BASES: Final = "training/bases"  # where bases with an adapter merged in lie, by the adapter's digest
 BASE_IDLE_S: Final = 24 * 3600.0
