@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 # Long, because the machine may be busy; a test that passes does not wait.
 PATIENCE_S = 60.0
@@ -35,11 +36,11 @@ def worker_process(
         "PERSONABOT_DEVICE": "cpu",
         "PERSONABOT_LEASE_S": "6",  # who kills a worker, and waits for its lease to end, gives it less
         "OMP_NUM_THREADS": "1",
-        "PERSONABOT_DATA_DIR": str(model.parent),
     }
-    process = subprocess.Popen(command, env=own | settings | environment)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    with TemporaryDirectory() as home:
+        process = subprocess.Popen(command, env=own | {"PERSONABOT_DATA_DIR": home} | settings | environment)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()

@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 import structlog
 import torch
 
-from worker.engine.errors import GenerationFailed, first_line, is_beyond_repair, is_out_of_memory
+from worker.engine.device_errors import is_beyond_repair, is_out_of_memory
+from worker.engine.errors import GenerationFailed, first_line
 from worker.engine.graphs import RECORDING
 from worker.engine.request import Chunk
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from worker.engine.errors import is_out_of_memory
+from worker.engine.device_errors import is_out_of_memory
 
 GRAIN_TOKENS = 64
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from worker.engine.attention import GridStep
 from worker.engine.cache import GRAIN_TOKENS, KVCache
-from worker.engine.errors import first_line, is_beyond_repair, is_out_of_memory
+from worker.engine.device_errors import is_beyond_repair, is_out_of_memory
+from worker.engine.errors import first_line
 from worker.engine.models import Network
 
 log = structlog.get_logger(__name__)

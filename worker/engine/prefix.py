@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from worker.engine.cache import KVCache
-from worker.engine.errors import is_out_of_memory
+from worker.engine.device_errors import is_out_of_memory
 
 MAX_SAVED_BYTES = 1 << 29
 MIN_SAVED_TOKENS = 16

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from worker.engine.attempts import NUM_CALM_STEPS, Attempts
-from worker.engine.errors import GenerationFailed, is_out_of_memory
+from worker.engine.device_errors import is_out_of_memory
+from worker.engine.errors import GenerationFailed
 from worker.engine.request import Chunk, Request, Sequence
 
 
