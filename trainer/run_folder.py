@@ -20,6 +20,7 @@ from typing import Any
 import tomli_w
 import torch
 
+from personas.checkpoint import DESCRIPTION_FILE, WEIGHT_FILES
 from personas.layout import Layout
 from trainer.card import record
 from trainer.config import ConfigError, TrainConfig, load_config
@@ -41,8 +42,10 @@ MAY_CHANGE = frozenset(
 def claim(path: Path, config: TrainConfig) -> None:
     """Make sure that what lies at `path` is a whole run by `config`; raise `ConfigError` where it is another.
 
-    Of one that came to nothing only the tokenizer goes.
+    Of one that came to nothing only the tokenizer goes. A folder with a model of its own is refused.
     """
+    if any((path / name).is_file() for name in (DESCRIPTION_FILE, *(files[0] for files in WEIGHT_FILES.values()))):
+        raise ConfigError(f"out: a model lies in {path}, not a run. Choose another --out.")
     _mend(path)
     if not (path / CONFIG_FILE).is_file():
         return

@@ -52,6 +52,20 @@ def test_of_a_run_that_came_to_nothing_only_the_tokenizer_goes(tmp_path: Path) -
     assert not (tmp_path / "tokenizer.json").exists()
 
 
+def test_a_folder_in_which_a_model_lies_is_no_place_for_a_run(tmp_path: Path) -> None:
+    checkpoint = Run.prepare(config(train_tokens=600), tmp_path / "run").train()
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    with pytest.raises(ConfigError, match=f"out: a model lies in {checkpoint}, not a run. Choose another --out"):
+        Run.prepare(config(base=str(checkpoint)), checkpoint)
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    for name in ("config.json", "adapter_config.json"):
+        folder = tmp_path / name.removesuffix(".json")
+        folder.mkdir()
+        (folder / name).write_text("{}")
+        with pytest.raises(ConfigError, match="a model lies in"):
+            claim(folder, config())
+
+
 @pytest.mark.parametrize("name", ["last", "best", "checkpoint"])
 def test_a_kill_between_any_two_changes_on_disk_leaves_the_old_folder_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
