@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -89,17 +90,20 @@ def _ours(checkpoint: Checkpoint, reference: str, settings: Settings) -> tuple[B
 
 
 def _plain(name: str) -> tuple[Base, Layout]:
-    """Describe a model of `transformers`: one with a chat template keeps it, the others get speaker tokens."""
+    """Describe a model of `transformers`: all weights learn speaker tokens, unless it has a chat template.
+
+    An adapter would not learn tokens that the base lacks, so a large one keeps the layout that it is served with.
+    """
     loaded = load_model(name, device="cpu")
     layout = loaded.layout
     num_weights = sum(p.numel() for p in loaded.model.parameters())
     found = resolve_model(name)
     path = name if name in HUB_IDS or not isinstance(found, Path) else str(found)
-    kind = "chat" if layout.name == "chat" else "persona"
     window = min(model_window(loaded.model), 1024)
-    if isinstance(found, Path) and kind == "persona":
+    if isinstance(found, Path) and layout.name != "chat":
         layout = plain_layout(found, max_tokens=window)
-    return Base(name, path, kind, window, num_weights * 2, num_weights=num_weights), layout
+    base = Base(name, path, layout.name, window, num_weights * 2, num_weights=num_weights)
+    return base if base.is_large or layout.name == "chat" else replace(base, layout="persona"), layout
 
 
 def count_weights(path: Path) -> int:
