@@ -73,8 +73,14 @@ class Foreman:
         self._settings = settings
         self._folder = settings.data_dir / "training"
         self._name = f"{socket.gethostname()}:{os.getpid()}"
-        device = f"{place_id(self._folder)}:{device_id(settings.device)}"
-        self._jobs = Jobs(connect(url), worker=self._name, device=device, lease_s=settings.lease_s)
+        place = place_id(self._folder)
+        self._jobs = Jobs(
+            connect(url),
+            worker=self._name,
+            device=f"{place}:{device_id(settings.device)}",
+            former_device=f"{place}:{settings.device}",
+            lease_s=settings.lease_s,
+        )
         self._beat_s = settings.lease_s / BEATS_PER_LEASE
         self._stopping = threading.Event()
         self._bells = {kind: threading.Event() for kind in ("check", "train", "clear")}

@@ -50,20 +50,22 @@ redis.call('ZADD', 'jobs', ARGV[3], ARGV[1])
 redis.call('ZADD', 'jobs:open', redis.call('INCR', 'jobs:counter'), ARGV[1])
 """
 
-# ARGV kind (check or train), worker, device, lease in ms; returns the id of the job to work on, or nothing
+# ARGV kind (check or train), worker, device, lease in ms, what the device was called before; returns the id of the job
+# to work on, or nothing
 CLAIM: Final = (
     _COMMON
     + """
-local kind, worker, device, lease = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
+local kind, worker, device, lease, former = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local busy = 'device:' .. device
 if kind == 'train' and redis.call('EXISTS', busy) == 1 then return false end
 
 local function fits(id)
   local state, own = field(id, 'state'), field(id, 'device')
   if kind == 'check' then return state == 'checking' and is_lapsed(id) end
-  if state == 'queued' then return own == '' or own == device end
+  local is_ours = own == device or own == former
+  if state == 'queued' then return own == '' or is_ours end
   -- Half-done work lies in one data folder: only a worker of that folder and device can go on with it.
-  return (state == 'training' or state == 'judging') and own == device and is_lapsed(id)
+  return (state == 'training' or state == 'judging') and is_ours and is_lapsed(id)
 end
 
 for _, id in ipairs(redis.call('ZRANGE', 'jobs:open', 0, -1)) do
@@ -155,14 +157,15 @@ return lapsed
 )
 
 # ARGV id, reason; returns the state after it, '' for a job that is over or unknown.
-# What nobody works on ends at once; whoever works on it hears of it with the next heartbeat.
+# What nobody works on (any more) ends at once; whoever works on it hears of it with the next heartbeat.
 CANCEL: Final = (
     _COMMON
     + """
 local id, state = ARGV[1], field(ARGV[1], 'state')
 if state == '' or redis.call('ZSCORE', 'jobs:open', id) == false then return '' end
 redis.call('HSET', 'job:' .. id, 'wants_cancel', '1', 'reason', ARGV[2])
-if is_lapsed(id) and (state == 'checking' or state == 'proposed' or state == 'queued') then
+if is_lapsed(id) then
+  redis.call('HINCRBY', 'job:' .. id, 'fence', 1)
   redis.call('HSET', 'job:' .. id, 'state', 'cancelled')
   close(id)
   return 'cancelled'

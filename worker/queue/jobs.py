@@ -31,7 +31,10 @@ class JobLost(Exception):
 
 
 class Jobs:
-    """All jobs of one Redis, as an adapter or a training worker sees them."""
+    """All jobs of one Redis, as an adapter or a training worker sees them.
+
+    `former_device` is what an earlier version called the `device`: a job that it left half-done is taken up as well.
+    """
 
     def __init__(
         self,
@@ -39,12 +42,14 @@ class Jobs:
         *,
         worker: str = "",
         device: str = "",
+        former_device: str = "",
         lease_s: float = LEASE_S,
         proposal_s: float = PROPOSAL_S,
     ) -> None:
         self.redis = client
         self._worker = worker
         self._device = device
+        self._former_device = former_device or device
         self._lease_ms = int(lease_s * 1000)
         self._proposal: list[int | str] = [int(proposal_s * 1000), LAPSED]
         self._submit = client.register_script(scripts.SUBMIT)
@@ -117,7 +122,7 @@ class Jobs:
 
     def claim(self, kind: Literal["check", "train"]) -> Job | None:
         """Take the next job that waits, or one whose worker died; None if there is none or the device is busy."""
-        job_id = self._claim(args=[kind, self._worker, self._device, self._lease_ms])
+        job_id = self._claim(args=[kind, self._worker, self._device, self._lease_ms, self._former_device])
         return self.get(cast(str, job_id)) if job_id else None
 
     def beat(self, job: Job, progress: Progress | None = None) -> bool:

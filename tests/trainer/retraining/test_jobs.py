@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from bots.job_card import card
 from personas.settings import Settings
 from trainer.retraining.job_process import GIB
-from trainer.retraining.jobs import Foreman, StepFailed, device_id
+from trainer.retraining.jobs import Foreman, StepFailed, device_id, place_id
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, State
 from worker.queue.jobs import Jobs
@@ -94,6 +94,23 @@ def test_one_device_has_one_name_and_so_one_training_at_a_time(redis_server: str
         foreman._move(checked, State.PROPOSED)
         jobs.confirm(checked.id, "ann")
     assert [foreman._claimed("train") is not None for foreman in foremen] == [True, False]
+
+
+def test_a_training_that_was_left_half_done_under_the_setting_as_the_devices_name_goes_on(
+    redis_server: str, home: Path
+) -> None:
+    jobs = Jobs(connect(redis_server), device=f"{place_id(home / 'training')}:auto")
+    job_id = jobs.submit(Order("ada", "datasets/ada.txt", "quick")).id
+    checked = jobs.claim("check")
+    assert checked is not None
+    jobs.move(checked, State.PROPOSED)
+    jobs.confirm(job_id, "ann")
+    begun = jobs.claim("train")
+    assert begun is not None
+    jobs.release(begun)
+    taken = Foreman(Settings(data_dir=home, device="auto"), redis_server)._claimed("train")
+    assert taken is not None
+    assert taken.id == job_id
 
 
 def test_a_dry_run_that_takes_longer_than_a_training_may_is_ended_by_the_clock(redis_server: str, home: Path) -> None:

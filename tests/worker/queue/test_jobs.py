@@ -136,6 +136,35 @@ def test_a_job_whose_worker_is_silent_goes_to_a_worker_of_the_same_device(redis_
         mayfly.move(lost, State.FAILED)
 
 
+def test_a_job_that_an_earlier_version_left_half_done_goes_on_under_the_devices_new_name(
+    redis_client: redis.Redis,
+) -> None:
+    before = Jobs(redis_client, worker="one", device="place:auto", lease_s=0.01)
+    job_id = queued(before)
+    assert before.claim("train")
+    upgraded = Jobs(redis_client, worker="two", device="place:cpu", former_device="place:auto")
+    found = []
+    wait_until(lambda: found.append(upgraded.claim("train")) or found[-1], "the lease has lapsed")
+    assert found[-1].id == job_id
+    upgraded.release(found[-1])
+    again = Jobs(redis_client, worker="three", device="place:cpu").claim("train")
+    assert again is not None
+    assert again.id == job_id
+
+
+def test_a_job_that_nobody_works_on_any_more_can_be_cancelled(redis_client: redis.Redis) -> None:
+    mayfly = Jobs(redis_client, worker="one", device="here", lease_s=0.01)
+    job_id = queued(mayfly)
+    lost = mayfly.claim("train")
+    assert lost is not None
+    adapter = Jobs(redis_client)
+    wait_until(lambda: adapter.cancel(job_id, "by Ann") is State.CANCELLED, "the lease has lapsed")
+    assert adapter.open() == []
+    with pytest.raises(JobLost):
+        mayfly.beat(lost)
+    assert mayfly.claim("train") is None
+
+
 def test_a_released_job_is_taken_up_at_once_and_does_not_count_as_a_death(jobs: Jobs) -> None:
     queued(jobs)
     job = jobs.claim("train")
