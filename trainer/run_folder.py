@@ -67,6 +67,13 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
     return [name for name in differing if name != "learning_rate" or name in now]
 
 
+def going_on(config: TrainConfig, path: Path) -> TrainConfig:
+    """Return `config` with the learning rate of the run at `path` that goes on, where it gives none itself."""
+    if config.learning_rate is not None or not (path / "last").is_dir():
+        return config
+    return config.model_copy(update={"learning_rate": load_config(path / CONFIG_FILE, {}).learning_rate})
+
+
 class RunFolder:
     """The folder of one run. A process that is not the first of a run only reads."""
 

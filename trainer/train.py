@@ -24,7 +24,7 @@ from trainer.model import DTYPES, TrainingModel
 from trainer.optimizer import Optimizer, schedule
 from trainer.ranks import Ranks
 from trainer.run_figures import passes, progress_bar, run_figures, say, summary
-from trainer.run_folder import RunFolder, claim, names
+from trainer.run_folder import RunFolder, claim, going_on, names
 from trainer.start import build_model, build_stream, resolved
 from trainer.step import Taken, take_gradient
 from trainer.track import Tracking
@@ -81,6 +81,8 @@ class Run:
         ranks = Ranks.start(choose_device(config.device)[0])
         if ranks.is_first:
             claim(path, config)
+        ranks.wait()  # what the first one mends, all read
+        config = going_on(config, path)
         corpora = [Corpus.read(source) for source in config.data]
         valid = [Corpus.read(source, "valid") for source in config.valid]
         if not ranks.is_first:
@@ -220,7 +222,7 @@ class Run:
         self.model.train(False)
         found, called = {}, names(corpus.source.path for corpus in self.valid)
         for corpus in self.valid:
-            score = score_dialogues(
+            metrics = score_dialogues(
                 corpus.dialogues[: self.config.valid_dialogues],
                 self.layout,
                 lambda ids: self.model.hidden(ids, dtype=self.dtype),
@@ -228,8 +230,7 @@ class Run:
                 max_tokens=self.config.max_tokens,
                 micro_tokens=self.config.valid_micro_tokens,
                 device=self.ranks.device,
-            )
-            metrics = score.metrics()
+            ).metrics()
             found[called[corpus.source.path]] = {
                 name: round(metrics[name], 4) for name in ("ppl_token", "ppl_word", "bpb")
             }
@@ -250,9 +251,8 @@ class Run:
     def _save(self, optimizer: Optimizer) -> None:
         """Write `last/`."""
         if self.ranks.is_first:
-            place = {name: getattr(self.place, name) for name in Place.__slots__}
             state = {
-                "place": place,
+                "place": {name: getattr(self.place, name) for name in Place.__slots__},
                 "before": self.before,
                 "weights": self.model.trainable_state(),
                 "optimizer": optimizer.state(),

@@ -42,6 +42,15 @@ def test_a_rate_that_is_not_given_is_the_one_of_the_run_that_goes_on() -> None:
     assert set(TrainConfig.model_fields) > MAY_CHANGE
 
 
+def test_a_run_goes_on_with_the_rate_it_was_begun_with(tmp_path: Path) -> None:
+    silent = TrainConfig.model_validate(config(train_tokens=600).model_dump(exclude={"learning_rate"}))
+    assert Run.prepare(silent, tmp_path).config.learning_rate == 1e-3
+    Run.prepare(config(train_tokens=600, learning_rate=3e-4), tmp_path).train()
+    run = Run.prepare(silent.model_copy(update={"train_tokens": 1200}), tmp_path)
+    run.train()
+    assert run.config.learning_rate == load_config(tmp_path / "train.toml", {}).learning_rate == 3e-4
+
+
 def test_of_a_run_that_came_to_nothing_only_the_tokenizer_goes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.record(config())
