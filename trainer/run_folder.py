@@ -86,9 +86,7 @@ class RunFolder:
 
     def keep_tokenizer(self, layout: Layout) -> None:
         """Write `tokenizer.json`, with which the run goes on."""
-        scratch = self.path / ".tokenizer.json"
-        scratch.write_text(layout.tokenizer_json(), encoding="utf-8")
-        scratch.replace(self.path / "tokenizer.json")
+        self._write("tokenizer.json", layout.tokenizer_json())
 
     def log(self, entry: dict[str, Any]) -> None:
         """Add a line to `log.jsonl`."""
@@ -97,7 +95,7 @@ class RunFolder:
 
     def cut_log(self, step: int) -> None:
         """Drop what `log.jsonl` has of steps after `step`: a run that was killed there takes them again."""
-        path, scratch = self.path / "log.jsonl", self.path / ".log.jsonl"
+        path = self.path / "log.jsonl"
         if not path.is_file():
             return
         kept = []
@@ -105,14 +103,12 @@ class RunFolder:
             with contextlib.suppress(ValueError):  # the last line may be half written
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
-        scratch.write_text("".join(kept), encoding="utf-8")
-        scratch.replace(path)
+        self._write(path.name, "".join(kept))
 
     def record(self, config: TrainConfig) -> None:
         """Write the resolved configuration, and what a figure depends on besides it."""
-        text = tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-        (self.path / CONFIG_FILE).write_text(text, encoding="utf-8")
-        (self.path / "env.json").write_text(json.dumps(environment(config), indent=2) + "\n", encoding="utf-8")
+        self._write(CONFIG_FILE, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+        self._write("env.json", json.dumps(environment(config), indent=2) + "\n")
 
     def save(self, state: dict[str, Any]) -> None:
         """Write `last/`."""
@@ -143,6 +139,12 @@ class RunFolder:
         shutil.copytree(self.path / source, scratch, dirs_exist_ok=True)
         record(scratch, "training", figures)
         return self._put(scratch, name)
+
+    def _write(self, name: str, text: str) -> None:
+        """Make `text` the whole of the file called `name`, at once."""
+        scratch = self.path / f".{name}"
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(self.path / name)
 
     def _scratch(self, name: str) -> Path:
         scratch = self.path / f".{name}"

@@ -102,6 +102,24 @@ def test_a_kill_between_any_two_changes_on_disk_leaves_the_old_folder_or_the_new
     assert not list(tmp_path.glob(".old-*"))
 
 
+def test_a_kill_while_the_configuration_is_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Path.write_text
+
+    def write_half(path: Path, text: str, **options: Any) -> int:
+        write(path, text[: len(text) // 2], **options)
+        raise Killed
+
+    folder = RunFolder(tmp_path)
+    folder.record(config())
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", write_half)
+        with pytest.raises(Killed):
+            folder.record(config(train_tokens=12_000))
+    assert load_config(tmp_path / "train.toml", {}) == config()
+
+
 class Killed(BaseException):
     """Stands for the end of the process: nothing catches it."""
 
