@@ -115,6 +115,7 @@ async def test_topics_are_conversations_of_their_own_and_reply_threads_are_not(
     assert typing <= {str(cats), str(dogs), None}
     plain = server.group("Plain", ann)
     first = await server.say(plain, ann, "@persona_test_bot one")
+    await server.until(lambda: len(server.texts(plain)) == 1)  # else both may get one reply
     await server.say(plain, ann, "@persona_test_bot two", reply_to=first)
     await server.until(lambda: len(server.texts(plain)) == 2)
     assert worker.heard[-1][1][0].text == "one"

@@ -109,7 +109,10 @@ def test_what_is_loaded_is_held_against_pruning_until_the_pool_stops(
         registry.promote(two.reference)
         wait_until(answering(pool, two), "the second version answers")
         assert set(held_versions(registry.folder)) == {one.reference, two.reference}
-        assert [(state.digest, state.is_default) for state in board.models] == [(one.digest, False), (two.digest, True)]
+        shown = [(one.digest, False), (two.digest, True)]
+        wait_until(
+            lambda: [(state.digest, state.is_default) for state in board.models] == shown, "the board shows both"
+        )
     assert held_versions(registry.folder) == {}
     assert board.models == []
 
