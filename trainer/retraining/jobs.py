@@ -13,7 +13,6 @@ import signal
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from trainer.retraining.job_process import (
     free_disk,
     last_words,
 )
+from trainer.retraining.place import device_id, place_id
 from trainer.retraining.retention import clear, hold_bases
 from trainer.retraining.uploads import forget
 from worker.queue.connection import connect
@@ -192,7 +192,10 @@ class Foreman:
         folder = self._folder_of(job)
         run = RunLog(folder / "run" / "log.jsonl", total_tokens=int(job.report.get("train_tokens", 0)))
         if not (folder / "run" / "checkpoint").is_dir():
-            if over := excess(forecast(job.report, free_disk(folder)), Budget.of(self._settings)):
+            # What was saved once is written already, and a dead worker's child may be saving still, in memory that is
+            # not free: what goes on is stopped by what it uses.
+            has_begun = any((folder / "run").glob("*last"))
+            if not has_begun and (over := excess(forecast(job.report, free_disk(folder)), Budget.of(self._settings))):
                 raise OverBudget(over)
             self._attend(job, ["train", "--config", str(folder / "config.toml"), "--out", str(folder / "run")], run)
         self._move(job, State.JUDGING)
@@ -280,23 +283,6 @@ class Foreman:
         folder = self._settings.data_dir / FOLDERS / job.id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-
-def place_id(folder: Path) -> str:
-    """Return the name that a data folder keeps wherever it is mounted: half-done jobs belong to it."""
-    path = folder / "place"
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError), path.open("x", encoding="ascii") as file:
-        file.write(uuid.uuid4().hex)
-    return path.read_text(encoding="ascii")
-
-
-def device_id(asked: str) -> str:
-    """Return the one name of the device that a setting means: `auto`, `cuda` and `cuda:0` may all be the same."""
-    from worker.device import choose_device  # torch, which whoever only watches children does without
-
-    device, _ = choose_device(asked)
-    return device.type if device.index is None and device.type != "cuda" else f"{device.type}:{device.index or 0}"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 
 from bots.job_card import card
 from personas.settings import Settings
-from trainer.retraining.job_process import GIB
-from trainer.retraining.jobs import Foreman, StepFailed, device_id, place_id
+from trainer.retraining.job_process import GIB, OverBudget, only_child
+from trainer.retraining.jobs import Foreman, Interrupted, StepFailed
+from trainer.retraining.place import device_id, place_id
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, State
 from worker.queue.jobs import Jobs
@@ -80,6 +81,31 @@ def test_what_would_exceed_a_budget_is_refused_before_anybody_confirms_it(
     asked = jobs.get(submitted.id)
     assert asked is not None
     assert (asked.state, asked.reason) == (State.REFUSED if reason else State.PROPOSED, reason)
+
+
+def begun(foreman: Foreman, jobs: Jobs, report: dict[str, float]) -> Job:
+    """Take a job as far as a worker's claim to train it."""
+    submitted = jobs.submit(Order("ada", "datasets/ada.txt", "quick"))
+    checked = foreman._claimed("check")
+    assert checked is not None
+    foreman._move(checked, State.PROPOSED, report=report)
+    assert jobs.confirm(submitted.id, "ann")
+    claimed = foreman._claimed("train")
+    assert claimed is not None
+    return claimed
+
+
+@pytest.mark.parametrize("saved", ["", "last", ".old-last"])
+def test_a_forecast_refuses_what_has_not_begun_and_not_what_goes_on(redis_server: str, home: Path, saved: str) -> None:
+    foreman = Foreman(Settings(data_dir=home, device="cpu", training_free_disk_gb=0), redis_server)
+    job = begun(foreman, Jobs(connect(redis_server)), {"disk_bytes": 1e18})
+    folder = foreman._folder_of(job)
+    if saved:
+        (folder / "run" / saved).mkdir(parents=True)
+    foreman._stopping.set()
+    # The child of the worker before is saving still, which is waited for.
+    with only_child(folder), pytest.raises(Interrupted if saved else OverBudget):
+        foreman._train(job)
 
 
 def test_one_device_has_one_name_and_so_one_training_at_a_time(redis_server: str, home: Path) -> None:
