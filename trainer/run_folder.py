@@ -48,6 +48,8 @@ def claim(path: Path, config: TrainConfig) -> None:
         raise ConfigError(f"out: a model lies in {path}, not a run. Choose another --out.")
     _mend(path)
     if not (path / CONFIG_FILE).is_file():
+        if [each.name for each in path.glob("*")] == ["tokenizer.json"]:  # whose it was, nothing says
+            (path / "tokenizer.json").unlink()
         return
     keys = differences(load_config(path / CONFIG_FILE, {}), config)
     if not keys:

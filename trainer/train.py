@@ -92,11 +92,11 @@ class Run:
             corpora, valid = ([corpus.in_passages() for corpus in some] for some in (corpora, valid))
         model = build_model(config, layout, ranks.device)
         stream = build_stream(config, corpora, layout)
-        folder = RunFolder(path)
+        run = cls(resolved(config, stream, model), RunFolder(path), layout, model, stream, valid, ranks)
         if ranks.is_first:
-            folder.keep_tokenizer(layout)
+            run.folder.keep_tokenizer(layout)
             ranks.wait()
-        return cls(resolved(config, stream, model), folder, layout, model, stream, valid, ranks)
+        return run
 
     @property
     def dtype(self) -> torch.dtype:

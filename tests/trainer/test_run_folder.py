@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.helpers.cli import home, personabot
-from tests.trainer.test_train import DATA, config
+from tests.trainer.test_train import DATA, SHAPE, config
 from trainer.config import ConfigError, TrainConfig, load_config
 from trainer.run_figures import run_figures
 from trainer.run_folder import MAY_CHANGE, RunFolder, claim, differences, environment
@@ -59,6 +59,14 @@ def test_of_a_run_that_came_to_nothing_only_the_tokenizer_goes(tmp_path: Path) -
     assert (tmp_path / "tokenizer.json").exists()
     claim(tmp_path, config(max_tokens=128))
     assert not (tmp_path / "tokenizer.json").exists()
+
+
+def test_a_run_that_was_only_prepared_leaves_nothing_to_the_next(tmp_path: Path) -> None:
+    def prepared(path: Path, vocabulary: int) -> bytes:
+        Run.prepare(config(scratch={**SHAPE, "vocabulary": vocabulary}), path)
+        return (path / "tokenizer.json").read_bytes()
+
+    assert prepared(tmp_path / "a", 400) != prepared(tmp_path / "a", 350) == prepared(tmp_path / "b", 350)
 
 
 def test_a_folder_in_which_a_model_lies_is_no_place_for_a_run(tmp_path: Path) -> None:
