@@ -179,8 +179,15 @@ class Foreman:
         self._propose(job, read_json(folder / "report.json"))
 
     def _propose(self, job: Job, report: dict[str, Any]) -> None:
-        """Ask for a confirmation, unless what the dry run found speaks against it, or it would cost too much."""
-        over = excess(forecast(report, free_disk(self._folder)), Budget.of(self._settings))
+        """Ask for a confirmation, unless what the dry run found speaks against it, or it would cost too much.
+
+        Where the limit is a share of the memory that is free and another training has its part of that now, memory is
+        looked at when this one's turn comes.
+        """
+        expected = forecast(report, free_disk(self._folder))
+        if not self._settings.training_memory_gb and self._through_outage(self._jobs.is_training):
+            expected = replace(expected, memory=0)
+        over = excess(expected, Budget.of(self._settings))
         if refusal := report.get("refusal") or over:
             kind = report.get("kind") or OverBudget.__name__
             self._move(job, State.REFUSED, kind=kind, report=report, reason=refusal)

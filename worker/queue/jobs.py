@@ -140,6 +140,10 @@ class Jobs:
         if not self._move(args=[job.id, job.fence, self._device, *words]):
             raise JobLost(job.id)
 
+    def is_training(self) -> bool:
+        """Say whether a job is trained or judged, on whatever device."""
+        return any(job.state in (State.TRAINING, State.JUDGING) for job in self.open())
+
     def lapse(self) -> list[str]:
         """Cancel the jobs that nobody confirmed in time, and return their ids."""
         return cast("list[str]", self._lapse(args=self._proposal))

@@ -108,6 +108,27 @@ def test_a_forecast_refuses_what_has_not_begun_and_not_what_goes_on(redis_server
         foreman._train(job)
 
 
+@pytest.mark.parametrize(
+    ("memory_gb", "is_training", "state"),
+    [(0, False, State.REFUSED), (0, True, State.PROPOSED), (2, True, State.REFUSED)],
+)
+def test_a_share_of_the_free_memory_refuses_nothing_while_another_training_has_its_part_of_it(
+    redis_server: str, home: Path, memory_gb: float, is_training: bool, state: State
+) -> None:
+    jobs = Jobs(connect(redis_server))
+    settings = Settings(data_dir=home, device="cpu", training_memory_gb=memory_gb, training_free_disk_gb=0)
+    foreman = Foreman(settings, redis_server)
+    if is_training:
+        begun(foreman, jobs, {})
+    submitted = jobs.submit(Order("eve", "datasets/eve.txt", "quick"))
+    claimed = foreman._claimed("check")
+    assert claimed is not None
+    foreman._propose(claimed, {"memory_bytes": 1_000_000 * GIB})
+    asked = jobs.get(submitted.id)
+    assert asked is not None
+    assert asked.state is state
+
+
 def test_one_device_has_one_name_and_so_one_training_at_a_time(redis_server: str, home: Path) -> None:
     found = str(torch.device("cuda:0" if torch.cuda.is_available() else "cpu"))
     assert {device_id("auto"), device_id(found), device_id(found.removesuffix(":0"))} == {found}
