@@ -32,7 +32,7 @@ CONFIG_FILE = "train.toml"
 # What may be another when a run goes on: its length, and what has no part in the weights.
 MAY_CHANGE = frozenset(
     {
-        *("train_tokens", "epochs", "warmup", "decay", "notes", "generation", "track", "save_minutes"),
+        *("train_tokens", "epochs", "warmup", "decay", "name", "notes", "generation", "track", "save_minutes"),
         *("valid_minutes", "valid_steps", "valid_first", "valid_dialogues", "valid_micro_tokens", "patience"),
         *("device", "gpu_share", "gradient_checkpointing"),
     }

@@ -29,7 +29,8 @@ def test_a_folder_in_which_another_run_lies_is_refused_by_its_differing_keys(tmp
     with pytest.raises(ConfigError, match=expected):
         Run.prepare(config(data=[{"path": DATA / "named.jsonl"}], max_tokens=128), run)
     length = {"train_tokens": 1500, "decay": 0.1, "save_minutes": 1.0}
-    longer = Run.prepare(config(**length), run)
+    renamed = run.rename(tmp_path / "renamed")
+    longer = Run.prepare(config(name="renamed", **length), renamed)
     longer.train()
     assert longer.place.num_tokens >= 1500
 
