@@ -23,7 +23,9 @@ def remember(settings: Settings, base: Base, *, tokens_per_s: float, peak_mib: i
     path = _path(settings)
     known = _read(path)
     known[_key(settings, base)] = {"tokens_per_s": round(tokens_per_s, 1), "peak_mib": peak_mib}
-    path.write_text(json.dumps(known), encoding="utf-8")
+    scratch = path.with_name(f".{path.name}")
+    scratch.write_text(json.dumps(known), encoding="utf-8")
+    scratch.replace(path)
 
 
 def seconds(settings: Settings, base: Base, num_tokens: int) -> float | None:
@@ -54,8 +56,12 @@ def _last(settings: Settings, base: Base) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    known: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return known
+    """Return what is known; nothing where there is no file, or one that cannot be read: the next run writes it anew."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _path(settings: Settings) -> Path:
