@@ -164,7 +164,7 @@ class Run:
         if not math.isfinite(taken.loss) or not (math.isfinite(taken.norm) or optimizer.is_scaled):
             kept = "last/ holds the latest save" if self.folder.load() else "nothing was saved yet"
             raise TrainingError(
-                f"{self.folder.path}: step {self.place.step}: the loss is {taken.loss:g}, its gradient's norm {taken.norm:g}; "
+                f"{self.folder.path}: step {self.place.step}: loss {taken.loss:g}, gradient norm {taken.norm:g}; "
                 f"{kept}. Lower the learning rate ({optimizer.rate:g}), or train in fp32, with another --out."
             )
         progress = self.place.num_tokens / self.config.train_tokens

@@ -144,7 +144,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_what_was_saved_before(tmp_pa
     run = Run.prepare(config(), tmp_path)
     with torch.no_grad():
         run.model.parameters()[0].fill_(float("nan"))
-    expected = r"step 1: the loss is nan.*nothing was saved yet\. Lower the learning rate.*with another --out\."
+    expected = r"step 1: loss nan.*nothing was saved yet\. Lower the learning rate.*with another --out\."
     with pytest.raises(TrainingError, match=expected):
         run.train()
     assert not (tmp_path / "checkpoint").exists()
