@@ -23,7 +23,7 @@ import torch
 from personas.checkpoint import DESCRIPTION_FILE, WEIGHT_FILES
 from personas.layout import Layout
 from trainer.card import record
-from trainer.config import ConfigError, TrainConfig, load_config
+from trainer.config import ConfigError, Source, TrainConfig, load_config
 from trainer.formats import data_files
 
 STATE_FILE = "state.pt"
@@ -62,18 +62,37 @@ def claim(path: Path, config: TrainConfig) -> None:
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Return the keys by which `new` is another run than `old`; a rate that is not given is that of `old`."""
-    before, now = (config.model_dump(mode="json", exclude_none=True) for config in (old, new))
+    """Return the keys by which `new` is another run than `old`; what it leaves open is as `old` has it."""
+    before, now = (config.model_dump(mode="json", exclude_none=True) for config in (old, completed(new, old)))
     fixed = [name for name in TrainConfig.model_fields if name not in MAY_CHANGE]
-    differing = [name for name in fixed if before.get(name) != now.get(name)]
-    return [name for name in differing if name != "learning_rate" or name in now]
+    return [name for name in fixed if before.get(name) != now.get(name)]
 
 
 def going_on(config: TrainConfig, path: Path) -> TrainConfig:
-    """Return `config` with the learning rate of the run at `path` that goes on, where it gives none itself."""
-    if config.learning_rate is not None or not (path / "last").is_dir():
+    """Return `config`, completed by the run at `path` where that one goes on."""
+    if not (path / "last").is_dir():
         return config
-    return config.model_copy(update={"learning_rate": load_config(path / CONFIG_FILE, {}).learning_rate})
+    return completed(config, load_config(path / CONFIG_FILE, {}))
+
+
+def completed(new: TrainConfig, old: TrainConfig) -> TrainConfig:
+    """Return `new` with the learning rate and the sides of its data as `old` has them, where it gives none itself."""
+    return new.model_copy(
+        update={
+            "learning_rate": new.learning_rate or old.learning_rate,
+            "data": _with_sides(new.data, old.data),
+            "valid": _with_sides(new.valid, old.valid),
+        }
+    )
+
+
+def _with_sides(new: tuple[Source, ...], old: tuple[Source, ...]) -> tuple[Source, ...]:
+    if len(new) != len(old):
+        return new
+    return tuple(
+        source if source.both_sides is not None else source.model_copy(update={"both_sides": before.both_sides})
+        for source, before in zip(new, old, strict=True)
+    )
 
 
 class RunFolder:

@@ -52,6 +52,21 @@ def test_a_run_goes_on_with_the_rate_it_was_begun_with(tmp_path: Path) -> None:
     assert run.config.learning_rate == load_config(tmp_path / "train.toml", {}).learning_rate == 3e-4
 
 
+def test_a_run_goes_on_with_the_sides_it_was_begun_with(tmp_path: Path) -> None:
+    talk = tmp_path / "talk.txt"
+    talk.write_text("1 your persona: i fish.\n2 hi\thello\n")  # told from one side, where nothing is said
+    run = tmp_path / "run"
+    small = {"train_tokens": 64, "batch_tokens": 64, "micro_tokens": 64}
+    begun = Run.prepare(config(data=[{"path": talk, "both_sides": True}], **small), run)
+    begun.train()
+    silent = config(data=[{"path": talk}], **small)
+    gone_on = Run.prepare(silent, run)
+    assert gone_on.stream.corpora[0].num_tellings == begun.stream.corpora[0].num_tellings == 2
+    assert Run.prepare(silent, tmp_path / "new").stream.corpora[0].num_tellings == 1
+    with pytest.raises(ConfigError, match="another run lies there, with other data"):
+        Run.prepare(config(data=[{"path": talk, "both_sides": False}], **small), run)
+
+
 def test_of_a_run_that_came_to_nothing_only_the_tokenizer_goes(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.record(config())
