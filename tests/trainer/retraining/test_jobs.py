@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 import torch
 from structlog.testing import capture_logs
 
@@ -83,6 +85,16 @@ def test_what_would_exceed_a_budget_is_refused_before_anybody_confirms_it(
     assert (asked.state, asked.reason) == (State.REFUSED if reason else State.PROPOSED, reason)
 
 
+@contextmanager
+def hired(settings: Settings, url: str) -> Iterator[Foreman]:
+    """A foreman that does what it is told, and whose connection does not outlive the test."""
+    foreman = Foreman(settings, url)
+    try:
+        yield foreman
+    finally:
+        foreman._jobs.redis.close()
+
+
 def begun(foreman: Foreman, jobs: Jobs, report: dict[str, float]) -> Job:
     """Take a job as far as a worker's claim to train it."""
     submitted = jobs.submit(Order("ada", "datasets/ada.txt", "quick"))
@@ -96,16 +108,18 @@ def begun(foreman: Foreman, jobs: Jobs, report: dict[str, float]) -> Job:
 
 
 @pytest.mark.parametrize("saved", ["", "last", ".old-last"])
-def test_a_forecast_refuses_what_has_not_begun_and_not_what_goes_on(redis_server: str, home: Path, saved: str) -> None:
-    foreman = Foreman(Settings(data_dir=home, device="cpu", training_free_disk_gb=0), redis_server)
-    job = begun(foreman, Jobs(connect(redis_server)), {"disk_bytes": 1e18})
-    folder = foreman._folder_of(job)
-    if saved:
-        (folder / "run" / saved).mkdir(parents=True)
-    foreman._stopping.set()
-    # The child of the worker before is saving still, which is waited for.
-    with only_child(folder), pytest.raises(Interrupted if saved else OverBudget):
-        foreman._train(job)
+def test_a_forecast_refuses_what_has_not_begun_and_not_what_goes_on(
+    redis_server: str, redis_client: redis.Redis, home: Path, saved: str
+) -> None:
+    with hired(Settings(data_dir=home, device="cpu", training_free_disk_gb=0), redis_server) as foreman:
+        job = begun(foreman, Jobs(redis_client), {"disk_bytes": 1e18})
+        folder = foreman._folder_of(job)
+        if saved:
+            (folder / "run" / saved).mkdir(parents=True)
+        foreman._stopping.set()
+        # The child of the worker before is saving still, which is waited for.
+        with only_child(folder), pytest.raises(Interrupted if saved else OverBudget):
+            foreman._train(job)
 
 
 @pytest.mark.parametrize(
@@ -113,17 +127,17 @@ def test_a_forecast_refuses_what_has_not_begun_and_not_what_goes_on(redis_server
     [(0, False, State.REFUSED), (0, True, State.PROPOSED), (2, True, State.REFUSED)],
 )
 def test_a_share_of_the_free_memory_refuses_nothing_while_another_training_has_its_part_of_it(
-    redis_server: str, home: Path, memory_gb: float, is_training: bool, state: State
+    redis_server: str, redis_client: redis.Redis, home: Path, memory_gb: float, is_training: bool, state: State
 ) -> None:
-    jobs = Jobs(connect(redis_server))
+    jobs = Jobs(redis_client)
     settings = Settings(data_dir=home, device="cpu", training_memory_gb=memory_gb, training_free_disk_gb=0)
-    foreman = Foreman(settings, redis_server)
-    if is_training:
-        begun(foreman, jobs, {})
-    submitted = jobs.submit(Order("eve", "datasets/eve.txt", "quick"))
-    claimed = foreman._claimed("check")
-    assert claimed is not None
-    foreman._propose(claimed, {"memory_bytes": 1_000_000 * GIB})
+    with hired(settings, redis_server) as foreman:
+        if is_training:
+            begun(foreman, jobs, {})
+        submitted = jobs.submit(Order("eve", "datasets/eve.txt", "quick"))
+        claimed = foreman._claimed("check")
+        assert claimed is not None
+        foreman._propose(claimed, {"memory_bytes": 1_000_000 * GIB})
     asked = jobs.get(submitted.id)
     assert asked is not None
     assert asked.state is state
@@ -144,9 +158,9 @@ def test_one_device_has_one_name_and_so_one_training_at_a_time(redis_server: str
 
 
 def test_a_training_that_was_left_half_done_under_the_setting_as_the_devices_name_goes_on(
-    redis_server: str, home: Path
+    redis_server: str, redis_client: redis.Redis, home: Path
 ) -> None:
-    jobs = Jobs(connect(redis_server), device=f"{place_id(home / 'training')}:auto")
+    jobs = Jobs(redis_client, device=f"{place_id(home / 'training')}:auto")
     job_id = jobs.submit(Order("ada", "datasets/ada.txt", "quick")).id
     checked = jobs.claim("check")
     assert checked is not None
@@ -155,7 +169,8 @@ def test_a_training_that_was_left_half_done_under_the_setting_as_the_devices_nam
     begun = jobs.claim("train")
     assert begun is not None
     jobs.release(begun)
-    taken = Foreman(Settings(data_dir=home, device="auto"), redis_server)._claimed("train")
+    with hired(Settings(data_dir=home, device="auto"), redis_server) as foreman:
+        taken = foreman._claimed("train")
     assert taken is not None
     assert taken.id == job_id
 
