@@ -31,7 +31,8 @@ def load_head(folder: Path) -> nn.Linear | None:
 
     Raises `CheckpointError` for a file of weights that cannot be read.
     """
-    paths = [path for pattern in ("*.safetensors", "pytorch_model*.bin") for path in sorted(folder.glob(pattern))]
+    # Where there are safetensors nobody reads other forms, which may be git pointers without their files.
+    paths = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     for path in paths:
         try:
             head = _from_bin(path) if path.suffix == ".bin" else _from_safetensors(path)

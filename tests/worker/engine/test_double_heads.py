@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import GPT2Config, GPT2DoubleHeadsModel
 
@@ -17,7 +18,7 @@ from tests.helpers.layouts import tokenizer_json
 from tests.helpers.tiny_families import seeded
 from worker.engine.engine import Engine
 from worker.engine.request import Request, SamplingParams
-from worker.head import load_head
+from worker.head import PREFIX, load_head
 from worker.loading import LoadedModel, load_model
 
 FACTS = ["My name is Ada.", "I keep bees."]
@@ -72,6 +73,15 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path, name: str) -> Non
     (tmp_path / name).write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=f"{name} can't be read as weights"):
         load_head(tmp_path)
+
+
+def test_weights_that_nobody_reads_beside_good_ones_are_not_looked_at(tmp_path: Path) -> None:
+    weights = {f"{PREFIX}summary.weight": torch.ones(1, 8), f"{PREFIX}summary.bias": torch.zeros(1)}
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert load_head(tmp_path) is not None
+    save_file({"other": torch.ones(1)}, tmp_path / "model.safetensors")
+    assert load_head(tmp_path) is None
 
 
 def generate(double: GPT2DoubleHeadsModel, prompt: list[int], loaded: LoadedModel) -> list[int]:
