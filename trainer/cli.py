@@ -86,7 +86,7 @@ def train(
     Every option of the configuration file is described in docs/training.md; --set optimizer=muon --set lora.rank=8 sets
     those that have no flag. Ctrl-C saves; the same command goes on.
     """
-    from trainer.config import laid_over, load_config, setting
+    from trainer.config import ConfigError, laid_over, load_config, setting
     from trainer.continuing import settled, with_replay
     from trainer.train import Run
 
@@ -102,6 +102,10 @@ def train(
         if value is not None
     }
     paths = [*(files or ()), *(data or ())]
+    if config and (idle := idle_flags(reading, has_data=bool(paths), has_valid=bool(valid))):
+        raise ConfigError(
+            f"{', '.join(idle)}: for files on the command line, and none is named; in {config} it stands in [[data]]."
+        )
     flags: dict[str, Any] = {
         "name": name or (None if config else out.name if out else named(paths[0]) if paths else None),
         "base": base,
@@ -149,6 +153,18 @@ def train(
         from trainer.hub import push
 
         console.print(push(folder, push_to_hub))
+
+
+def idle_flags(reading: dict[str, Any], *, has_data: bool, has_valid: bool) -> list[str]:
+    """Return the flags about reading that concern no file; held-out files are always told from one side, in order.
+
+    >>> idle_flags({"format": "csv", "both_sides": False}, has_data=False, has_valid=True)
+    ['--one-side']
+    """
+    concerned = {"format", "speaker"} if has_valid else set()
+    flags = {"both_sides": "--both-sides" if reading.get("both_sides") else "--one-side"}
+    idle = [] if has_data else [key for key in reading if key not in concerned]
+    return [flags.get(key, f"--{key.replace('_', '-')}") for key in idle]
 
 
 def instead(config: Path, *, has_valid: bool) -> str:

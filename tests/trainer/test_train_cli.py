@@ -12,6 +12,7 @@ import pytest
 from tests.trainer.test_train import DATA, SHAPE
 from trainer.cli import train
 from trainer.config import ConfigError, Source, TrainConfig, load_config, setting
+from trainer.formats import DataError
 
 SIZES: dict[str, Any] = {"train_tokens": 64, "batch_tokens": 64, "micro_tokens": 64, "dtype": "fp32"}
 RECIPE = f"""
@@ -60,6 +61,26 @@ def test_files_on_the_command_line_replace_a_configurations_data_and_its_held_ou
     assert [source.path.name for source in found.data] == ["personachat.jsonl"]
     assert found.valid == ()
     assert f"{recipe}: your files replace its data, and its held-out data is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "option"),
+    [
+        ("--both-sides", {"both_sides": True}),
+        ("--one-side", {"both_sides": False}),
+        ("--format", {"format": "csv"}),
+        ("--speaker", {"speaker": "Rick"}),
+        ("--shuffle-facts", {"shuffle_facts": True}),
+    ],
+)
+def test_a_flag_about_files_is_refused_where_none_is_named(
+    tmp_path: Path, recipe: Path, flag: str, option: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=rf"{flag}: for files on the command line, and none .* in \[\[data\]\]"):
+        train(config=recipe, out=tmp_path / "run", **option)
+    expected = DataError if flag in {"--format", "--speaker"} else ConfigError
+    with pytest.raises(expected, match="nobody_has_this" if expected is DataError else flag):
+        train(config=recipe, out=tmp_path / "run", valid=[DATA / "personachat.jsonl"], **option)
 
 
 def test_held_out_files_are_read_in_the_format_that_was_named(tmp_path: Path) -> None:
