@@ -174,7 +174,7 @@ def encode_turn(turn: Turn) -> str:
 
 def decode_turn(line: str) -> Turn:
     """Invert `encode_turn`; a bot turn that is not sent yet has no message id. Raises ValueError for no turn."""
-    data = json.loads(line)
+    data = json.loads(line.encode())  # which half surrogates, bytes that were no UTF-8, do not survive
     if not isinstance(data, dict) or "role" not in data:
         raise ValueError("expected a turn: a JSON object with a role")
     if data.get("role") == Role.BOT and str(data.get("message_id", "")).startswith(REPLY_MARK):

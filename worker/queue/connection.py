@@ -16,6 +16,8 @@ from redis.retry import Retry
 CONNECT_TIMEOUT_S = 2.0
 SOCKET_TIMEOUT_S = 5.0
 NUM_RETRIES = 2
+# Bytes that are no UTF-8 come as half surrogates: whoever reads the line refuses it, and can still name it to Redis.
+BYTES_KEPT = "surrogateescape"
 
 
 def client_url(url: str) -> str:
@@ -36,6 +38,7 @@ def connect(url: str, *, timeout_s: float = SOCKET_TIMEOUT_S, num_retries: int =
     return redis.Redis.from_url(
         client_url(url),
         decode_responses=True,
+        encoding_errors=BYTES_KEPT,
         protocol=2,
         socket_timeout=timeout_s,
         health_check_interval=30,
@@ -49,6 +52,7 @@ def connect_async(url: str) -> redis.asyncio.Redis:
     client = redis.asyncio.Redis.from_url(
         client_url(url),
         decode_responses=True,
+        encoding_errors=BYTES_KEPT,
         protocol=2,
         socket_timeout=SOCKET_TIMEOUT_S,
         health_check_interval=30,

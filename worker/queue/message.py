@@ -66,7 +66,7 @@ class Message:
     @classmethod
     def from_json(cls, conversation: Conversation, line: str) -> Self:
         """Invert `to_json`. Raises ValueError for no message."""
-        data = json.loads(line)
+        data = json.loads(line.encode())  # which half surrogates, bytes that were no UTF-8, do not survive
         try:
             return cls(
                 conversation=conversation,

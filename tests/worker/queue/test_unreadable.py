@@ -7,7 +7,7 @@ import redis
 from structlog.testing import capture_logs
 
 from personas.conversation import Conversation, Role, Turn
-from personas.store import ConversationStore
+from personas.store import ConversationStore, history_key
 from worker.queue import keys
 from worker.queue.mailbox import Mailbox
 from worker.queue.message import EntryKind, Message, OutboxEntry
@@ -19,6 +19,7 @@ UNREADABLE = (
     '0 ["my secret"]',
     '0 {"turn": {"text": "my secret"}}',
     '0 {"turn": "my secret", "kind": "say"}',
+    "my secret \udcff",  # a byte that is no UTF-8
 )
 
 
@@ -73,4 +74,29 @@ def test_where_no_line_is_a_message_the_conversation_is_let_go(mailbox: Mailbox,
     assert mailbox.take(ROOM, fence) is None
     assert redis_client.llen(keys.DEAD) == len(UNREADABLE)
     assert not redis_client.exists(keys.claim_key(ROOM))
+    assert mailbox.submit(say("two")).fence
+
+
+@pytest.mark.parametrize("harmed", [b'{"role": "user", "te', b"\xff", b'{"role": "user", "text": "my secret \xff"}'])
+def test_a_turn_that_cannot_be_read_is_left_out_and_the_others_are_remembered(
+    mailbox: Mailbox, redis_client: redis.Redis, harmed: bytes
+) -> None:
+    redis_client.rpush(history_key(ROOM), harmed)
+    fence = mailbox.submit(say("one")).fence or 0
+    with capture_logs() as logged:
+        assert [turn.text for turn in ConversationStore(redis_client).history(ROOM)] == []
+        taken = mailbox.take(ROOM, fence)
+    assert taken is not None
+    assert [turn.text for turn in taken.turns] == ["one"]
+    assert [entry["number"] for entry in logged] == [1, 1]
+    assert "secret" not in repr(logged)
+
+
+def test_a_message_with_bytes_that_are_no_text_is_set_aside(mailbox: Mailbox, redis_client: redis.Redis) -> None:
+    fence = mailbox.submit(say("one secret")).fence or 0
+    key = keys.mailbox_key(ROOM)
+    line = str(redis_client.lindex(key, 0)).replace("secret", "secret \udcff")
+    redis_client.lset(key, 0, line)
+    assert mailbox.take(ROOM, fence) is None
+    assert redis_client.llen(keys.DEAD) == 1
     assert mailbox.submit(say("two")).fence
