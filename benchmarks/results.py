@@ -194,7 +194,11 @@ def command(model: Model, name: str, number: int, num_ranked: int) -> str:
 
 def machine() -> str:
     """Return what the figures were made on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{(n := torch.get_num_threads())} CPU thread{'s' * (n > 1)}"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{(n := torch.get_num_threads())} CPU thread{'s' * (n > 1)}"
+    )
     return f"{platform.machine()}, {device}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
