@@ -107,7 +107,7 @@ def train(
             f"{', '.join(idle)}: for files on the command line, and none is named; in {config} it stands in [[data]]."
         )
     flags: dict[str, Any] = {
-        "name": name or (None if config else out.name if out else named(paths[0]) if paths else None),
+        "name": name or (None if config else out.resolve().name if out else named(paths[0]) if paths else None),
         "base": base,
         "layout": layout,
         "lora": {"rank": lora, "alpha": lora} if lora else None,
@@ -180,9 +180,11 @@ def instead(config: Path, *, has_valid: bool) -> str:
 
 
 def named(path: Path) -> str:
-    """Return a data file's name without its endings.
+    """Return the name of a data file or folder without its endings.
 
     >>> named(Path("talk/my_dialogues.jsonl.gz"))
     'my_dialogues'
     """
-    return path.name.split(".")[0] or path.name
+    # A link is called as it is, not as what it leads to.
+    name = path.resolve().name if path.name in {"", ".."} else path.name
+    return name.split(".")[0] or name

@@ -164,7 +164,7 @@ def setting(text: str) -> dict[str, Any]:
     ({'optimizer': 'muon'}, {'lora': {'rank': 4}}, {'track': ['wandb']})
     """
     key, equals, value = text.partition("=")
-    for spelled in (value, json.dumps(value)) if equals else ():
+    for spelled in (value, json.dumps(value, ensure_ascii=False)) if equals else ():
         try:
             return tomllib.loads(f"{key} = {spelled}")
         except tomllib.TOMLDecodeError:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.test_train import DATA, SHAPE
-from trainer.cli import train
+from trainer.cli import named, train
 from trainer.config import ConfigError, Source, TrainConfig, load_config, setting
 from trainer.formats import DataError
 
@@ -43,6 +43,23 @@ def test_any_key_can_be_set_and_wins_over_the_file(tmp_path: Path, recipe: Path)
     found = trained(tmp_path, files=[DATA / "personachat.jsonl"], config=recipe, set=keys)
     assert (found.seed, found.optimizer, found.warmup, found.notes) == (9, "muon", 0.5, "a = b")
     assert (found.scratch.num_layers, found.scratch.vocabulary) == (1, SHAPE["vocabulary"])
+
+
+def test_a_text_that_is_set_may_hold_any_letter() -> None:
+    assert setting("notes=from Zoë 😀") == {"notes": "from Zoë 😀"}
+
+
+def test_data_in_the_folder_one_stands_in_names_its_run_by_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ada.v2"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert named(Path()) == "ada"
+    assert named(Path("..")) == tmp_path.name
+    (folder / "talk.jsonl").symlink_to(folder / "0f3a")
+    assert named(Path("talk.jsonl")) == "talk"
+    assert named(Path("../.hidden")) == ".hidden"
 
 
 def test_an_unknown_key_or_a_bad_value_is_the_error_that_a_file_gives(tmp_path: Path, recipe: Path) -> None:
