@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from bots.workshop import Workshop
 from personas.conversation import Conversation
 from worker.queue.job import State
-from worker.queue.loaded import load_errors, ordered_in
+from worker.queue.loaded import MAX_ERRORS, load_errors, ordered_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Failure:
 
 def failures_after(workshop: Workshop, since: float) -> list[Failure]:
     """Return what could not be loaded after `since`, oldest first."""
-    errors = [error for error in reversed(load_errors(workshop.jobs.redis)) if error.at > since]
+    errors = [error for error in reversed(load_errors(workshop.jobs.redis, MAX_ERRORS)) if error.at > since]
     if not errors:
         return []
     # A job that promotes says so only a moment later.

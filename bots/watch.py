@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from bots.delivery import Moved, NoRoom, NotEditable, Platform, TryLater, Undeliverable
-from bots.failures import failures_after
+from bots.failures import Failure, failures_after
 from bots.job_card import Rows, card, final_report
 from bots.retrain import num_ahead
 from bots.services import Services, in_thread
@@ -64,12 +64,18 @@ class Watch:
         for failure in await in_thread(failures_after, self._services.workshop, heard_until):
             if failure.where and failure.where.platform == self._name:
                 try:
-                    await self._platform.send(failure.where, failure.text, nonce=f"load-{failure.at:.6f}")
+                    await self._tell_of_failure(failure, failure.where)
                 except TryLater:
                     return
-                except (Moved, Undeliverable) as gone:
-                    log.warning("nobody to tell of a model that was not loaded", error=str(gone))
             await in_thread(self._jobs.set_heard_until, self._name, failure.at)
+
+    async def _tell_of_failure(self, failure: Failure, where: Conversation) -> None:
+        try:
+            await self._platform.send(where, failure.text, nonce=f"load-{failure.at:.6f}")
+        except Moved as moved:
+            await self._tell_of_failure(failure, moved.conversation)
+        except Undeliverable as error:
+            log.warning("nobody to tell of a model that was not loaded", error=str(error))
 
     async def _tell_safely(self, job: Job, where: Conversation) -> None:
         try:

@@ -10,13 +10,13 @@ import pytest
 
 from bots.command import Caller
 from bots.commands import run
-from bots.delivery import NotEditable, TryLater, Undeliverable
+from bots.delivery import Moved, NotEditable, TryLater, Undeliverable
 from bots.job_card import bar, duration
 from bots.services import Services
 from bots.typed import read_command
 from bots.watch import Watch
 from tests.helpers.bare_checkpoint import bare_checkpoint
-from tests.helpers.paper import HERE, Paper
+from tests.helpers.paper import HERE, THERE, Paper
 from tests.helpers.retraining import REPORT, RESULT
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, Progress, State
@@ -166,10 +166,27 @@ async def test_an_adapter_that_was_away_tells_once_what_could_not_be_loaded_mean
     board.failed("ada", "before anybody watched")
     await watch(services, paper).look()
     before = len(paper.sent)
-    board.failed("ada", "the disk is full")
+    reasons = [f"disk {number} is full" for number in range(7)]
+    for reason in reasons:
+        board.failed("ada", reason)
     for _ in range(2):
         await watch(services, paper).look()
-    assert told(paper)[before:] == ["one:7 could not load ada: the disk is full. What spoke before goes on."]
+    assert told(paper)[before:] == [
+        f"one:7 could not load ada: {reason}. What spoke before goes on." for reason in reasons
+    ]
+
+
+async def test_where_a_group_has_another_address_a_failure_is_told_there(
+    services: Services, paper: Paper, jobs: Jobs
+) -> None:
+    set_order(jobs.redis, "ada", HERE)
+    watching = watch(services, paper)
+    await watching.look()
+    RedisBoard(jobs.redis, "one:7").failed("ada", "the disk is full")
+    paper.failures = [Moved(THERE)]
+    for _ in range(2):
+        await watching.look()
+    assert paper.sent == [(THERE, "one:7 could not load ada: the disk is full. What spoke before goes on.")]
 
 
 @pytest.mark.parametrize(
