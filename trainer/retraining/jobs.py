@@ -122,7 +122,7 @@ class Foreman:
             try:
                 hold_bases(self._settings, self._jobs, f"training@{self._name}")
                 clear(self._settings, self._jobs, now=time.time())
-            except (redis.RedisError, PersonabotError, OSError) as error:
+            except (redis.RedisError, PersonabotError, OSError, ValueError) as error:  # or a record that is no job
                 log.warning("not cleared, trying again", error=repr(error))
             self._bells["clear"].wait(CLEAR_EVERY_S)
             self._bells["clear"].clear()

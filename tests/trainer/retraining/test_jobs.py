@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from structlog.testing import capture_logs
 
 from bots.job_card import card
 from personas.settings import Settings
+from tests.helpers.worker_process import wait_until
 from trainer.retraining.job_process import GIB, OverBudget, only_child
 from trainer.retraining.jobs import Foreman, Interrupted, StepFailed
 from trainer.retraining.place import device_id, place_id
@@ -173,6 +175,24 @@ def test_a_training_that_was_left_half_done_under_the_setting_as_the_devices_nam
         taken = foreman._claimed("train")
     assert taken is not None
     assert taken.id == job_id
+
+
+def test_a_record_that_cannot_be_read_does_not_end_the_clearing_for_good(
+    redis_server: str, redis_client: redis.Redis, home: Path
+) -> None:
+    jobs = Jobs(redis_client, proposal_s=0)
+    broken = jobs.submit(Order("ada", "datasets/ada.txt", "quick")).id
+    redis_client.hset(f"job:{broken}", "order", "{")
+    with hired(Settings(data_dir=home, device="cpu"), redis_server) as foreman:
+        clearing = threading.Thread(target=foreman._clear)
+        with capture_logs() as logged:
+            clearing.start()
+            wait_until(lambda: logged, "the record was looked at")
+            assert clearing.is_alive()
+            foreman._stopping.set()
+            foreman.wake()
+            clearing.join()
+    assert {entry["event"] for entry in logged} == {"not cleared, trying again"}
 
 
 def test_a_dry_run_that_takes_longer_than_a_training_may_is_ended_by_the_clock(redis_server: str, home: Path) -> None:
