@@ -25,11 +25,16 @@ def read_personachat(reading: Reading) -> Iterator[Dialogue]:
 
 
 def read_spc(reading: Reading) -> Iterator[Dialogue]:
-    """A line: `{"p1": [facts], "p2": [facts], "turns": [{"s": 1 or 2, "t": text}]}`."""
+    """A line: `{"p1": [facts], "p2": [facts], "turns": [{"s": 1 or 2, "t": text}]}`.
+
+    A turn with `"untrained": true` is context, whoever says it.
+    """
 
     def build(data: dict[str, Any]) -> Dialogue:
-        turns = turns_of([(t["s"], t["t"]) for t in data["turns"]])
-        return Dialogue(strings(data["p2"]), turns, strings(data["p1"]))
+        said = [t for t in data["turns"] if t["t"].strip()]
+        untrained = frozenset(index for index, t in enumerate(said) if t.get("untrained"))
+        turns = turns_of([(t["s"], t["t"]) for t in said])
+        return Dialogue(strings(data["p2"]), turns, strings(data["p1"]), untrained=untrained)
 
     return dialogues_from(
         reading, json_lines(reading), build, '{"p1": [facts], "p2": [facts], "turns": [{"s": 1 or 2, "t": text}]}'

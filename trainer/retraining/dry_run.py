@@ -173,7 +173,7 @@ def says_no_more_than_a_name(dialogue: Dialogue) -> bool:
 def split(dialogues: Iterable[Dialogue]) -> Split:
     """Hold out every twentieth dialogue, chosen by its content; raises `NothingToLearn` for fewer than two."""
     every = list(dialogues)
-    usable = [dialogue for dialogue in every if any(turn.role is Role.BOT for turn in dialogue.turns)]
+    usable = [dialogue for dialogue in every if is_learnable(dialogue)]
     by_content: dict[str, list[Dialogue]] = {}
     for dialogue in usable:
         by_content.setdefault(hashlib.sha256(line_of(dialogue).encode()).hexdigest(), []).append(dialogue)
@@ -187,12 +187,19 @@ def split(dialogues: Iterable[Dialogue]) -> Split:
     return Split(train, valid, len(every) - len(usable))
 
 
+def is_learnable(dialogue: Dialogue) -> bool:
+    """Say whether there is a turn of the bot's to learn in a dialogue."""
+    return any(turn.role is Role.BOT and index not in dialogue.untrained for index, turn in enumerate(dialogue.turns))
+
+
 def count_tokens(dialogues: Iterable[Dialogue], layout: Layout) -> int:
     """Return how many tokens the dialogues are in a layout, each told once."""
     return sum(
         len(example.ids)
         for dialogue in dialogues
-        for example in layout.examples_of(dialogue.facts, dialogue.turns, max_tokens=layout.max_tokens)
+        for example in layout.examples_of(
+            dialogue.facts, dialogue.turns, max_tokens=layout.max_tokens, untrained=dialogue.untrained
+        )
     )
 
 
@@ -203,7 +210,11 @@ def write_dialogues(path: Path, dialogues: Iterable[Dialogue]) -> None:
 
 def line_of(dialogue: Dialogue) -> str:
     """Return a dialogue as a line of JSON."""
-    turns = [{"s": 2 if turn.role is Role.BOT else 1, "t": turn.text} for turn in dialogue.turns]
+    turns = [
+        {"s": 2 if turn.role is Role.BOT else 1, "t": turn.text}
+        | ({"untrained": True} if index in dialogue.untrained else {})
+        for index, turn in enumerate(dialogue.turns)
+    ]
     data = {"p1": dialogue.partner_facts, "p2": dialogue.facts, "turns": turns}
     return json.dumps(data, ensure_ascii=False)
 

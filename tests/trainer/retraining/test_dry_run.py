@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ def test_a_twentieth_is_kept_to_judge_by_and_copies_are_on_one_side() -> None:
 
 def test_dialogues_in_which_nobody_answers_are_left_out_and_too_few_are_refused() -> None:
     assert split([dialogue("a"), dialogue("b"), dialogue("c", answered=False)]).num_left_out == 1
+    given = replace(dialogue("c"), untrained=frozenset({0, 1}))
+    assert split([dialogue("a"), dialogue("b"), given]).num_left_out == 1
     with pytest.raises(NothingToLearn, match="found 1"):
         split([dialogue("a"), dialogue("a")])
 
 
 def test_what_is_written_is_read_again_as_it_was(tmp_path: Path) -> None:
-    some = [dialogue("zwölf “Brötchen”"), dialogue("b")]
+    some = [dialogue("zwölf “Brötchen”"), dialogue("b"), replace(dialogue("c"), untrained=frozenset({0}))]
     write_dialogues(tmp_path / "some.jsonl", some)
     assert list(read_dialogues(tmp_path / "some.jsonl")) == some
 
@@ -96,6 +99,18 @@ def test_what_users_say_is_learnt_only_where_all_the_data_has_two_sides(tmp_path
     report = dry_run(tmp_path, Order("ada", "talk.jsonl", "quick", base=str(tiny_model)), settings)
     assert not load_config(tmp_path / "config.toml", {}).data[0].both_sides
     assert report["train_tokens"] == report["tokens"]
+
+
+def test_what_the_bot_said_in_a_prompt_is_written_down_as_not_to_be_learnt(tmp_path: Path, tiny_model: Path) -> None:
+    talks = [[("user", f"number {n}?"), ("assistant", f"it is {n}"), ("user", f"and after {n}?")] for n in range(60)]
+    prompts = [[{"role": role, "content": text} for role, text in talk] for talk in talks]
+    lines = [json.dumps({"prompt": prompt, "completion": f"{n + 1}, then"}) for n, prompt in enumerate(prompts)]
+    (tmp_path / "talk.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    settings = Settings(data_dir=tmp_path, device="cpu", training_data={"min_order": 1})
+    dry_run(tmp_path, Order("ada", "talk.jsonl", "quick", base=str(tiny_model)), settings)
+    for name in ("train", "valid"):
+        read = list(read_dialogues(tmp_path / "data" / f"{name}.jsonl"))
+        assert {each.untrained for each in read} == {frozenset({0, 1, 2})}
 
 
 def test_trackers_and_the_share_of_a_gpu_are_those_of_the_settings(tmp_path: Path) -> None:
