@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import json
 import math
+import os
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ UNKNOWN_FREE: Final = 8 * GIB  # where the system does not say
 SHARE_OF_FREE: Final = 0.5
 # On a CPU the engine keeps the weights a second time, packed (`engine.linear`).
 CPU_COPIES: Final = 2
+NUM_KERNELS: Final = 256
 
 
 class NoRoom(PersonabotError):
@@ -66,6 +68,15 @@ def free_memory(device: str) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return UNKNOWN_FREE
+
+
+def keep_few_kernels() -> None:
+    """Let oneDNN keep 256 kernels instead of 1,024, unless the operator's environment says how many.
+
+    It has one for each product and number of rows, half a megabyte each, of which a decoding step needs a handful. To
+    be called before anything is computed.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(NUM_KERNELS))
 
 
 def give_back() -> None:

@@ -25,7 +25,7 @@ from personas.voices import Given, checkpoint_of
 from worker.engine.errors import DeadlinePassed
 from worker.following import Following
 from worker.loading import Found, earlier_versions, find_model
-from worker.memory import NoRoom, engine_bytes, give_back, memory_budget
+from worker.memory import NoRoom, engine_bytes, give_back, keep_few_kernels, memory_budget
 from worker.presence import Presence
 from worker.queue.loaded import Board, LoadedState, NoBoard
 from worker.respond import Reply, Responder, start_responder
@@ -87,6 +87,7 @@ class ModelPool:
 
     def start(self) -> None:
         """Load the default model, or an earlier version of it where the current one cannot be; raises what that did."""
+        keep_few_kernels()
         wanted = self._default()
         try:
             self._bring(DEFAULT, wanted)

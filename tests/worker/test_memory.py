@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from personas.settings import Settings
 from worker.loading import Found
-from worker.memory import GIB, engine_bytes, memory_budget, model_bytes
+from worker.memory import GIB, NUM_KERNELS, engine_bytes, keep_few_kernels, memory_budget, model_bytes
 
 
 @pytest.fixture
@@ -37,3 +38,12 @@ def test_our_own_engine_counts_weights_and_leaves_half_to_caches(tiny_model: Pat
 def test_on_a_cpu_vllm_counts_weights_too(tiny_model: Path) -> None:
     settings, found = Settings(engine="vllm", device="cpu", dtype="float32"), Found("tiny", tiny_model)
     assert engine_bytes(found, settings) == model_bytes(found, device="cpu", dtype="float32") > 0
+
+
+def test_few_kernels_are_kept_unless_the_operator_says_how_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "1024")
+    keep_few_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "1024"
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    keep_few_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(NUM_KERNELS)
