@@ -70,7 +70,7 @@ def differences(old: TrainConfig, new: TrainConfig) -> list[str]:
 
 def going_on(config: TrainConfig, path: Path) -> TrainConfig:
     """Return `config`, completed by the run at `path` where that one goes on."""
-    if not (path / "last").is_dir():
+    if not ((path / "last").is_dir() and (path / CONFIG_FILE).is_file()):
         return config
     return completed(config, load_config(path / CONFIG_FILE, {}))
 
