@@ -17,7 +17,7 @@ from bots.typed import read_command
 from bots.watch import Watch
 from tests.helpers.bare_checkpoint import bare_checkpoint
 from tests.helpers.paper import HERE, THERE, Paper
-from tests.helpers.retraining import REPORT, RESULT
+from tests.helpers.retraining import REPORT, RESULT, brought_to_training
 from worker.queue.connection import connect
 from worker.queue.job import Job, Order, Progress, State
 from worker.queue.jobs import Jobs
@@ -48,14 +48,7 @@ def ordered(jobs: Jobs) -> Job:
 
 def training(jobs: Jobs) -> Job:
     """Bring a job as far as its training."""
-    job = ordered(jobs)
-    checked = jobs.claim("check")
-    assert checked is not None
-    jobs.move(checked, State.PROPOSED, report=REPORT)
-    jobs.confirm(job.id, "paper:7")
-    claimed = jobs.claim("train")
-    assert claimed is not None
-    return claimed
+    return brought_to_training(jobs, ordered(jobs))
 
 
 def told(paper: Paper) -> list[Any]:

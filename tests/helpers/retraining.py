@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tests.helpers.cli import environment
 from tests.helpers.tiny_model import TEXT
+from worker.queue.job import Job, State
+from worker.queue.jobs import Jobs
 
 NUM_DIALOGUES = 40
 # On a busy machine a training that stands back for everybody would not end within a test.
@@ -54,6 +56,17 @@ def write_data(path: Path, *, num_dialogues: int = NUM_DIALOGUES) -> Path:
         lines.append(json.dumps({"p1": ["I ask."], "p2": facts, "turns": turns, "licence": "CC0 1.0"}))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def brought_to_training(jobs: Jobs, job: Job) -> Job:
+    """Do what a worker and whoever ordered do until the job's training begins."""
+    checked = jobs.claim("check")
+    assert checked is not None
+    jobs.move(checked, State.PROPOSED, report=REPORT)
+    jobs.confirm(job.id, "paper:7")
+    claimed = jobs.claim("train")
+    assert claimed is not None
+    return claimed
 
 
 def start_training_worker(url: str, home: Path, model: Path | None = None, **settings: str) -> subprocess.Popen[bytes]:

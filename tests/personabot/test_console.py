@@ -8,7 +8,7 @@ from pathlib import Path
 from personabot.console import AdminConsole
 from personabot.queue_partner import CONVERSATION
 from personas.settings import Settings
-from tests.helpers.retraining import REPORT, RESULT, write_data
+from tests.helpers.retraining import RESULT, brought_to_training, write_data
 from tests.helpers.worker_process import wait_until
 from worker.queue.connection import connect
 from worker.queue.job import Order, Progress, State
@@ -49,12 +49,7 @@ def test_a_training_is_told_of_every_ten_percent_and_at_its_end_where_the_pictur
     told: list[str] = []
     job = jobs.submit(Order("ada", "datasets/ada.jsonl", "quick", conversation=str(CONVERSATION)))
     jobs.show("terminal", job.id)
-    checked = jobs.claim("check")
-    assert checked is not None
-    jobs.move(checked, State.PROPOSED, report=REPORT)
-    jobs.confirm(job.id, "terminal:owner")
-    running = jobs.claim("train")
-    assert running is not None
+    running = brought_to_training(jobs, job)
     with AdminConsole(settings, redis_server, told.append):
         wait_until(lambda: any("Loading" in text for text in told), "the training is told of")
         for tokens in (1500, 1700, 2100):
